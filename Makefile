@@ -1,0 +1,39 @@
+# The commands of the project. Each is one `expirytrack ...` or `python -m ...` away where there is no make.
+PYTHON ?= python3
+PORT ?= 3000
+UI ?= yes
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo ui test lint lock clean
+
+demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
+	$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
+
+ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
+	$(BIN)/expirytrack ui --port $(PORT)
+
+test: $(VENV)/ready  ## Run all tests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready  ## Style, types, and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/ready  ## Resolve the dependencies of pyproject.toml anew (needs uv).
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		--group dev pyproject.toml --output-file requirements.txt --quiet
+
+# The lock names every package with its hash, so nothing has to be resolved: --no-deps.
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:  ## Remove the environment and caches; the data stays.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,115 @@
+"""The asset `candles`: the minutes of every contract of a cell, validated, with the state of each contract."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pandas as pd
+
+from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema, readable_failures
+from expirytrack_dagster.checks.results import check_result
+from expirytrack_dagster.checks.specs import candles_checks
+from expirytrack_dagster.io_managers import StagedCandles
+from expirytrack_dagster.partitions import cell_of, cells
+from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
+
+if TYPE_CHECKING:
+    from expirytrack_dagster.collect.progress import Progress
+    from expirytrack_dagster.collect.staging import Batch, CellStaging
+
+
+@dg.asset(
+    partitions_def=cells,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    check_specs=candles_checks,
+    io_manager_key="archive",
+    group_name="archive",
+    kinds={"upstox", "pandera", "duckdb"},
+    owners=OWNERS,
+    metadata={"dagster/column_schema": column_schema("candles")},
+    description="One-minute candles with open interest of every contract of the cell. About one request a contract; "
+    "none for a contract whose state is final. Bad rows go to quarantine with the rule that they broke.",
+)
+def candles(
+    context: dg.AssetExecutionContext,
+    config: CollectConfig,
+    contracts: pd.DataFrame,
+    upstox: UpstoxResource,
+    warehouse: WarehouseResource,
+    progress: dg.ResourceParam[ProgressResource],
+) -> Iterator[dg.AssetCheckResult | dg.Output[StagedCandles]]:
+    """Ask for what is not final yet, judge the cell as a whole, and hand the staged files over."""
+    from expirytrack_dagster.collect.staging import CellStaging
+    from expirytrack_dagster.collect.verdict import judge_cell
+    from expirytrack_dagster.warehouse import reader
+
+    started = time.monotonic()
+    symbol, day = cell_of(context.partition_key)
+    expiry = date.fromisoformat(day)
+    with readable_failures():
+        settings, archive = upstox.settings(), warehouse.open()
+        staging = CellStaging(settings.staging / symbol / day)
+        known = reader.statuses(archive, symbol, expiry)
+        batches = _collect(context, contracts, known, staging, upstox, progress.following(context.log), config)
+        fresh = {status.instrument_key for batch in batches for status in batch.statuses}
+        verdict = judge_cell(
+            listed=list(contracts["instrument_key"]),
+            batches=batches,
+            archived=known[~known["instrument_key"].isin(fresh)],
+            archived_bad=reader.quarantined(archive, symbol, expiry, except_keys=fresh),
+            archived_minutes=reader.minutes(archive, symbol, expiry, except_keys=fresh),
+            threshold=settings.quarantine_threshold,
+        )
+        for outcome in verdict.outcomes:
+            yield check_result(outcome, "candles")
+        if verdict.unfit is not None:
+            raise dg.Failure(
+                description=f"{verdict.unfit.summary} The cell was not written; what arrived is kept in "
+                f"{staging.folder.relative_to(settings.home)}.",
+                allow_retries=False,
+            )
+        yield dg.Output(
+            StagedCandles(batches, verdict.fresh_statuses, staging),
+            metadata={
+                **verdict.numbers,
+                "requests": upstox.ledger().spent(context.run.run_id),
+                "seconds": round(time.monotonic() - started, 3),
+            },
+        )
+
+
+def _collect(
+    context: dg.AssetExecutionContext,
+    contracts: pd.DataFrame,
+    known: pd.DataFrame,
+    staging: "CellStaging",
+    upstox: UpstoxResource,
+    progress: "Progress",
+    config: CollectConfig,
+) -> "list[Batch]":
+    from expirytrack_dagster.collect.cell import CellRequest, collect_cell, incomplete
+    from expirytrack_dagster.collect.contract import DAYS, MINUTES
+    from expirytrack_dagster.collect.windows import Windows
+
+    symbol, day = cell_of(context.partition_key)
+    settings, state = upstox.settings(), upstox.state()
+    sealed = set() if config.refetch else set(known["instrument_key"]) - set(incomplete(known)["instrument_key"])
+    request = CellRequest(
+        label=f"{symbol} {day}",
+        contracts=contracts,
+        expiry=date.fromisoformat(day),
+        sealed=sealed,
+        minutes=Windows(state, settings.window_days, MINUTES),
+        days=Windows(state, settings.window_days, DAYS),
+        workers=settings.workers,
+        batch_rows=settings.batch_rows,
+    )
+
+    async def ask() -> "list[Batch]":
+        async with upstox.client(context.run.run_id) as client:
+            return await collect_cell(client, request, staging, progress)
+
+    return asyncio.run(ask())

@@ -1,0 +1,186 @@
+"""What `expirytrack collect` does: find the cells that are wanted and not complete, and run them one after another.
+
+The runs themselves are `runs.py`, what is printed is `console.py` and `cli.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from expirytrack_dagster import partitions
+from expirytrack_dagster.collect import tracking
+from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError, TokenMissing
+from expirytrack_dagster.runs import CheckLine, Runner
+from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.upstox.instruments import resolve
+from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.warehouse import reader
+from expirytrack_dagster.warehouse.connection import Warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import dagster as dg
+
+    from expirytrack_dagster.collect.progress import ProgressSource
+    from expirytrack_dagster.settings import Settings
+
+NO_TOKEN = (
+    "No access token: set EXPIRYTRACK_ACCESS_TOKEN to the token that "  # noqa: S105 -- a sentence, no token
+    "https://account.upstox.com/developer/apps gives you for today."
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a collection ended. `cells` has the columns of `warehouse.reader.cells`, one row a wanted cell."""
+
+    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    checks: list[CheckLine] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    exit_code: int = 0
+    requests: int = 0
+
+    def note(self, checks: list[CheckLine], requests: int) -> None:
+        """Add what a run reported."""
+        self.checks += checks
+        self.requests += requests
+
+    def joined(self, later: Outcome) -> Outcome:
+        """Return this outcome and a later one as one."""
+        return Outcome(
+            cells=pd.concat([self.cells, later.cells], ignore_index=True),
+            checks=self.checks + later.checks,
+            errors=self.errors + later.errors,
+            exit_code=self.exit_code or later.exit_code,
+            requests=self.requests + later.requests,
+        )
+
+    @property
+    def incomplete(self) -> pd.DataFrame:
+        """The wanted cells in which a contract is missing."""
+        return self.cells[~is_complete(self.cells)] if len(self.cells) else self.cells
+
+
+def is_complete(cells: pd.DataFrame) -> pd.Series:
+    """Say for each cell whether every listed contract is complete or proven empty."""
+    return (cells["contracts"] > 0) & (cells["complete"] + cells["empty_proven"] == cells["contracts"])
+
+
+def track(settings: Settings, instance: dg.DagsterInstance, symbol: str, key: str | None = None) -> tracking.Underlying:
+    """Track an underlying: find its key unless given, remember both, and make its partition.
+
+    Raises:
+        ConfigurationError: the symbol is unknown, or already stands for another key.
+    """
+    state = StateDatabase(settings.state)
+    symbol = tracking.check_symbol(symbol)
+    known = {underlying.symbol: underlying for underlying in tracking.tracked(state)}
+    if symbol in known and key is None:
+        underlying = known[symbol]
+    else:
+        underlying = tracking.track(state, symbol, key or resolve(symbol, settings))
+    partitions.add_underlying(instance, underlying.symbol)
+    return underlying
+
+
+class Backfill:
+    """Collects cells of some underlyings through Dagster runs in this process."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance, progress: ProgressSource) -> None:
+        """Open the archive and the ledger of this home."""
+        self._settings = settings
+        self._instance = instance
+        self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+        self._ledger = RequestLedger(StateDatabase(settings.state), settings.rate_limits)
+        self._runner = Runner(instance, progress)
+
+    def collect(self, symbols: Sequence[str], expiries: Sequence[date], *, refetch: bool = False) -> Outcome:
+        """Discover where needed, then collect every wanted cell that is not complete, newest expiry first.
+
+        An error of the token or the plan ends it at once; any other error ends its cell only.
+
+        Raises:
+            ConfigurationError: a wanted expiry is not listed.
+        """
+        outcome = Outcome()
+        try:
+            wanted = {symbol: self._wanted(symbol, expiries, outcome, refetch=refetch) for symbol in symbols}
+            for symbol, days in wanted.items():
+                for day in days:
+                    self._collect_cell(symbol, day, outcome, refetch=refetch)
+        except AuthenticationError as error:
+            outcome.errors, outcome.exit_code = [str(error)], error.exit_code
+            return outcome
+        cells = reader.cells(self._archive)
+        keep = [day in wanted.get(symbol, []) for symbol, day in zip(cells["underlying"], _days(cells), strict=True)]
+        outcome.cells = cells[keep]
+        if outcome.errors:
+            outcome.exit_code = 1
+        elif len(outcome.incomplete):
+            outcome.exit_code = 3
+        return outcome
+
+    def listed(self, symbol: str, outcome: Outcome, *, fresh: bool = False) -> list[date]:
+        """Return the expiries of a tracked underlying; the API is asked when none are known or `fresh` is wanted.
+
+        Raises:
+            AuthenticationError, ExpiryTrackError: discovery failed.
+        """
+        known = reader.expiries(self._archive, symbol)
+        if fresh or not len(known):
+            self._check_token()
+            report = self._runner.discover(symbol)
+            outcome.note(report.checks, self._ledger.spent(report.run_id))
+            _raise_if_failed(report.error, report.exit_code)
+            known = reader.expiries(self._archive, symbol)
+        return _days(known)
+
+    def _wanted(self, symbol: str, expiries: Sequence[date], outcome: Outcome, *, refetch: bool) -> list[date]:
+        known = self.listed(symbol, outcome, fresh=refetch or self._is_stale(symbol, expiries))
+        for day in expiries:
+            if day not in known:
+                nearest = sorted(known, key=lambda other: abs(other - day))[:3]
+                hint = ", ".join(str(other) for other in sorted(nearest)) or "none at all"
+                raise ConfigurationError(f"{symbol} has no expiry on {day}: the nearest that Upstox lists are {hint}.")
+        return sorted(set(expiries) or set(known), reverse=True)
+
+    def _is_stale(self, symbol: str, expiries: Sequence[date]) -> bool:
+        """Say whether discovery is due: a wanted date is unknown, or all are wanted and the list is old."""
+        listed = reader.expiries(self._archive, symbol)
+        if expiries or not len(listed):
+            return not set(expiries) <= set(_days(listed))
+        newest: datetime = listed["discovered_at"].max().to_pydatetime()
+        return datetime.now(tz=UTC) - newest > timedelta(seconds=self._settings.discovery_age)
+
+    def _collect_cell(self, symbol: str, day: date, outcome: Outcome, *, refetch: bool) -> None:
+        cells = reader.cells(self._archive)
+        cell = cells[(cells["underlying"] == symbol) & pd.Series([d == day for d in _days(cells)], index=cells.index)]
+        if not refetch and is_complete(cell).all():
+            outcome.note(self._runner.recorded_checks(symbol, day.isoformat()), requests=0)
+            return
+        self._check_token()
+        report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
+        outcome.note(report.checks, self._ledger.spent(report.run_id))
+        if report.exit_code == AuthenticationError.exit_code:
+            _raise_if_failed(report.error, report.exit_code)
+        if report.error:
+            outcome.errors.append(f"{symbol} {day}: {report.error}")
+
+    def _check_token(self) -> None:
+        if self._settings.access_token is None:
+            raise TokenMissing(NO_TOKEN)
+
+
+def _raise_if_failed(error: str | None, exit_code: int) -> None:
+    if error is None:
+        return
+    raise AuthenticationError(error) if exit_code == AuthenticationError.exit_code else ExpiryTrackError(error)
+
+
+def _days(frame: pd.DataFrame) -> list[date]:
+    return [day.date() for day in pd.to_datetime(frame["expiry"])]

@@ -1,0 +1,50 @@
+"""Names, sentences and partitions of every in-asset check; what a failing one costs is decided in `assets/`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from expirytrack_dagster.partitions import cells, underlyings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _specs(
+    asset: str, partitions: dg.PartitionsDefinition[str], descriptions: Mapping[str, str]
+) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=partitions)
+        for name, description in descriptions.items()
+    ]
+
+
+expiries_checks = _specs(
+    "expiries",
+    underlyings,
+    {"expiry_dates": "The API's list of expiry dates is not empty, ascending, and names no date twice."},
+)
+
+contracts_checks = _specs(
+    "contracts",
+    cells,
+    {
+        "contract_specification": "Every contract's key agrees with its token and expiry; type, strike and lot size "
+        "are sound; no contract is listed twice. A broken list is not written: it is the yardstick of completeness."
+    },
+)
+
+candles_checks = _specs(
+    "candles",
+    cells,
+    {
+        "ohlc": "Prices are above zero, the high is the highest and the low the lowest of each bar.",
+        "volume_and_open_interest": "Volume and open interest are present and not negative.",
+        "duplicates": "No two different bars claim the same minute of a contract.",
+        "timestamp_continuity": "Bars start on the minute, none lies after the expiry, and no minute of a session "
+        "is missing across the whole chain. Session hours come from the chain's own bars.",
+        "completeness": "Every listed contract is complete or proven empty: nothing is silently missing.",
+    },
+)

@@ -1,0 +1,250 @@
+"""`expirytrack ...`: thin commands over the same code as the assets.
+
+Every command ends with a clear result and an exit code: 0 done and complete, 1 error, 2 usage, 3 finished but not
+complete, 4 no valid token or no Plus plan. Heavy modules are imported by the commands that need them, so that
+`--help` and `status` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
+from expirytrack_dagster.sandbox.command import sandbox
+from expirytrack_dagster.settings import PREFIX, load_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from expirytrack_dagster.backfill import Outcome
+    from expirytrack_dagster.servers import Children
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
+)
+app.command()(sandbox)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
+
+
+@app.command()
+def track(
+    symbol: Annotated[str, typer.Argument(help="Short symbol, such as NIFTY or RELIANCE.")],
+    key: Annotated[str | None, typer.Option(help="Its Upstox key, such as 'NSE_INDEX|Nifty 50'.")] = None,
+) -> None:
+    """Track an underlying: it becomes a partition at once, without a restart."""
+    from expirytrack_dagster.backfill import track as track_underlying
+    from expirytrack_dagster.console import out
+    from expirytrack_dagster.instance import open_instance
+
+    settings = load_settings()
+    with open_instance(settings) as instance:
+        underlying = track_underlying(settings, instance, symbol, key)
+    out.print(f"Tracking {underlying.symbol} ({underlying.instrument_key}).")
+
+
+@app.command()
+def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
+    """Stop tracking an underlying; what was collected stays in the archive."""
+    from expirytrack_dagster.collect import tracking
+    from expirytrack_dagster.console import out
+    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.state import StateDatabase
+
+    settings = load_settings()
+    symbol = tracking.check_symbol(symbol)
+    if not tracking.untrack(StateDatabase(settings.state), symbol):
+        raise ConfigurationError(f"{symbol} is not tracked.")
+    with open_instance(settings) as instance:
+        remove_underlying(instance, symbol)
+    out.print(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
+
+
+@app.command()
+def collect(
+    symbols: Annotated[list[str] | None, typer.Argument(help="Symbols; all tracked ones if none is given.")] = None,
+    expiry: Annotated[
+        list[datetime] | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Only this expiry (repeat for more); all listed ones if not given."),
+    ] = None,
+    *,
+    refetch: Annotated[bool, typer.Option(help="Ask again even for what the archive holds for good.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Collect what is missing: discovery, contract lists, candles; what the archive has is never asked again."""
+    from expirytrack_dagster import console
+    from expirytrack_dagster.backfill import Backfill
+    from expirytrack_dagster.backfill import track as track_underlying
+    from expirytrack_dagster.collect import tracking
+    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.state import StateDatabase
+
+    settings = load_settings()
+    started = time.monotonic()
+    wanted = symbols or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
+    if not wanted:
+        raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
+    progress = console.ProgressBars()
+    with open_instance(settings) as instance, progress.bars:
+        tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
+        backfill = Backfill(settings, instance, progress)
+        outcome = backfill.collect(tracked, [day.date() for day in expiry or []], refetch=refetch)
+    if as_json:
+        console.out.print_json(json.dumps(_as_json(outcome)))
+    else:
+        _show(outcome, time.monotonic() - started)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(*, as_json: JsonOption = False) -> None:
+    """Show what is tracked, the state of every cell, and what is left of the API's limits."""
+    from expirytrack_dagster import console
+    from expirytrack_dagster.collect import tracking
+    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.upstox.ledger import RequestLedger
+    from expirytrack_dagster.warehouse import reader
+    from expirytrack_dagster.warehouse.connection import Warehouse
+
+    settings = load_settings()
+    state = StateDatabase(settings.state)
+    underlyings = tracking.tracked(state)
+    cells = reader.cells(Warehouse(settings.database, lock_timeout=settings.lock_timeout))
+    budget = RequestLedger(state, settings.rate_limits).budget()
+    if as_json:
+        report = {
+            "home": str(settings.home),
+            "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
+            "cells": _records(cells),
+            "budget": [
+                {"seconds": window.limit.seconds, "used": window.used, "allowed": window.limit.requests}
+                for window in budget.windows
+            ],
+            "cooldown": {"seconds": budget.cooldown_seconds, "reason": budget.cooldown_reason},
+        }
+        console.out.print_json(json.dumps(report))
+        return
+    console.out.print(f"Archive: {settings.database}")
+    names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
+    console.out.print(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
+    for window in budget.windows:
+        left = window.limit.requests - window.used
+        console.out.print(f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s")
+    if budget.cooldown_reason:
+        console.out.print(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}")
+    collected = cells[cells["contracts"] > 0]
+    for symbol, listed in cells.groupby("underlying"):
+        console.out.print(f"{symbol}: {len(listed)} expiries listed, {(listed['contracts'] > 0).sum()} collected")
+    if len(collected):
+        console.out.print(console.cells_table(collected))
+
+
+@app.command()
+def ui(port: PortOption = 3000) -> None:
+    """Serve the Dagster UI and its daemon until Ctrl-C."""
+    from expirytrack_dagster import servers
+    from expirytrack_dagster.instance import prepare
+
+    settings = load_settings()
+    prepare(settings)
+    with servers.stoppable(), servers.Children(settings.home / "logs") as children:
+        _serve_ui(children, port)
+
+
+@app.command()
+def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] = True, port: PortOption = 3000) -> None:
+    """Try everything without an account: a local Upstox, a collection through Dagster, then the UI."""
+    from expirytrack_dagster import servers
+    from expirytrack_dagster.demo import run_demo
+
+    os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
+    settings = load_settings()
+    with servers.stoppable(), servers.Children(settings.home / "logs") as children:
+        if ui and not servers.is_free(port):
+            raise ConfigurationError(f"Port {port} is taken: choose another one with PORT=3001.")
+        outcome, seconds = run_demo(children, settings.home)
+        _show(outcome, seconds, every_check=True)
+        if outcome.exit_code:
+            raise typer.Exit(outcome.exit_code)
+        if ui:
+            _serve_ui(children, port)
+
+
+def _serve_ui(children: Children, port: int) -> None:
+    from expirytrack_dagster import servers
+    from expirytrack_dagster.console import out
+
+    out.print("Starting the Dagster UI ...")
+    url = servers.start_ui(children, port)
+    out.print(f"Dagster UI: {url}  (Ctrl-C ends it)")
+    while True:
+        children.check()
+        time.sleep(0.5)
+
+
+def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> None:
+    from expirytrack_dagster import console
+
+    if len(outcome.cells):
+        console.out.print("")
+        console.out.print(console.cells_table(outcome.cells))
+    lines = outcome.checks if every_check else [line for line in outcome.checks if not line.passed]
+    if lines:
+        console.out.print(console.checks_table(lines))
+    console.out.print("")
+    for sentence in outcome.errors:
+        console.err.print(sentence, style="red", soft_wrap=True)
+    if outcome.exit_code == 4:  # noqa: PLR2004 -- the exit codes are in the module's docstring
+        return
+    done = len(outcome.cells) - len(outcome.incomplete)
+    candles = int(outcome.cells["candles"].sum()) if len(outcome.cells) else 0
+    console.out.print(
+        f"{done:,} of {len(outcome.cells):,} cells complete, {candles:,} candles, "
+        f"{outcome.requests:,} requests, {seconds:.1f} s."
+    )
+    if len(outcome.incomplete):
+        console.err.print("Not complete yet: run the same command again, only what is missing is asked.")
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    return {
+        "complete": outcome.exit_code == 0,
+        "requests": outcome.requests,
+        "errors": outcome.errors,
+        "cells": _records(outcome.cells),
+        "failed_checks": [
+            {"cell": line.cell, "asset": line.asset, "check": line.name, "summary": line.summary}
+            for line in outcome.checks
+            if not line.passed
+        ],
+    }
+
+
+def _records(cells: pd.DataFrame) -> list[dict[str, object]]:
+    text: list[dict[str, object]] = json.loads(cells.to_json(orient="records", date_format="iso"))
+    for record in text:
+        record["expiry"] = str(record["expiry"])[:10]
+    return text
+
+
+def main() -> None:
+    """Run the command line; an error of the tree becomes its one sentence and its exit code."""
+    try:
+        app()
+    except ExpiryTrackError as error:
+        from expirytrack_dagster.console import err
+
+        err.print(str(error), style="red", soft_wrap=True, markup=False)
+        sys.exit(error.exit_code)

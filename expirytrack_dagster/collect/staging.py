@@ -1,0 +1,149 @@
+"""Answered batches of one cell on disk, between the API and the database.
+
+A batch is one Parquet file: its rows (valid ones, and bad ones with the rule that they broke) and, in the file's own
+metadata, the states of the contracts that it settles, so that rows and states cannot part. It is written under
+another name, flushed to disk and renamed: a file of the final name is whole. What a killed run has staged is used by
+the next one. Loading into DuckDB is `warehouse/`'s business.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from expirytrack_dagster.collect.states import ContractStatus
+from expirytrack_dagster.errors import DiskFull, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+_STATUSES = b"expirytrack.statuses"
+
+SCHEMA = pa.schema(
+    [
+        ("instrument_key", pa.string()),
+        ("ts", pa.timestamp("us", tz="UTC")),
+        ("open", pa.float64()),
+        ("high", pa.float64()),
+        ("low", pa.float64()),
+        ("close", pa.float64()),
+        ("volume", pa.int64()),
+        ("open_interest", pa.int64()),
+        ("rule", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A whole staged file and the contracts that it settles."""
+
+    path: Path
+    statuses: list[ContractStatus]
+
+
+class CellStaging:
+    """The staging folder of one cell."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use this folder; it is made when the first batch is written."""
+        self.folder = folder
+        self._naming = threading.Lock()
+
+    def write(self, good: pd.DataFrame, bad: pd.DataFrame, statuses: Sequence[ContractStatus]) -> Batch:
+        """Put a batch on disk, whole or not at all.
+
+        Raises:
+            DiskFull: there is no room.
+            StorageError: the folder cannot be written.
+        """
+        parts = [_to_arrow(frame) for frame in (good, bad) if len(frame)]
+        table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+        with self._naming:
+            number = max((int(path.stem.split("-")[1]) for path in self._files()), default=0) + 1
+            path = self.folder / f"batch-{number:05d}.parquet"
+            self._put(path, table, statuses)
+        return Batch(path, list(statuses))
+
+    def batches(self) -> list[Batch]:
+        """Return what is staged and whole, oldest first; a damaged file is removed, its contracts are asked again."""
+        found = []
+        for path in self._files():
+            try:
+                schema = pq.read_schema(path)
+                statuses = msgspec.json.decode(schema.metadata[_STATUSES], type=list[ContractStatus])
+                pq.read_table(path, page_checksum_verification=True)
+            except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError):
+                path.unlink(missing_ok=True)
+                continue
+            found.append(Batch(path, statuses))
+        return found
+
+    def forget(self, keys: set[str]) -> None:
+        """Take these contracts out of what is staged, because they are asked again."""
+        for batch in self.batches():
+            kept = [status for status in batch.statuses if status.instrument_key not in keys]
+            if len(kept) == len(batch.statuses):
+                continue
+            table = pq.read_table(batch.path)
+            gone = pc.is_in(table.column("instrument_key"), value_set=pa.array(sorted(keys), pa.string()))
+            self._put(batch.path, table.filter(pc.invert(gone)), kept)
+
+    def clear(self) -> None:
+        """Remove the cell's staged files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _put(self, path: Path, table: pa.Table, statuses: Sequence[ContractStatus]) -> None:
+        unfinished = path.with_suffix(".part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                pq.write_table(
+                    table.replace_schema_metadata({_STATUSES: msgspec.json.encode(statuses)}),
+                    file,
+                    compression="zstd",
+                    write_page_checksum=True,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            if error.errno == errno.ENOSPC:
+                raise DiskFull(
+                    f"No room is left for {path}: free some space and run again, nothing is lost."
+                ) from error
+            raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("batch-*.parquet"))
+
+
+def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Yield some columns of each batch, one frame a file, so that a whole cell is never in memory."""
+    for batch in batches:
+        yield pq.read_table(batch.path, columns=list(columns)).to_pandas()
+
+
+def _to_arrow(frame: pd.DataFrame) -> pa.Table:
+    columns = []
+    for field in SCHEMA:
+        if field.name in frame.columns:
+            array = pa.Array.from_pandas(frame[field.name], type=None)
+            columns.append(array.cast(field.type))
+        else:
+            columns.append(pa.nulls(len(frame), field.type))
+    return pa.table(columns, schema=SCHEMA)

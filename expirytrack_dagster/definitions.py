@@ -1,0 +1,45 @@
+"""The one Definitions object of the code location; nothing else is decided here.
+
+`build_defs` takes overrides so that the command line and tests swap a part instead of patching it.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from expirytrack_dagster.assets import all_assets
+from expirytrack_dagster.io_managers import ArchiveIOManager
+from expirytrack_dagster.jobs import all_jobs
+from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
+from expirytrack_dagster.settings import load_settings
+
+
+def build_defs(**overrides: object) -> dg.Definitions:
+    """Assemble assets, jobs and resources; each override replaces the resource of its name.
+
+    Raises:
+        ConfigurationError: a setting of the environment cannot be used.
+    """
+    settings = load_settings()
+    warehouse = WarehouseResource(
+        duckdb=DuckDBResource(database=str(settings.database)), lock_timeout=settings.lock_timeout
+    )
+    return dg.Definitions(
+        assets=all_assets,
+        jobs=all_jobs,
+        executor=dg.in_process_executor,
+        resources={
+            "upstox": UpstoxResource(),
+            "warehouse": warehouse,
+            "archive": ArchiveIOManager(warehouse=warehouse),
+            "progress": ProgressResource(),
+            **overrides,
+        },
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions of the code location; built when Dagster loads it, not at import."""
+    return build_defs()

@@ -1,0 +1,170 @@
+"""Every error that ExpiryTrack raises on purpose, in one tree.
+
+The three branches are the guide's classes. *Recoverable*: the same step may succeed later. *Partial*: some data is
+missing or unfit and the rest goes on. *Critical*: the run stops at once, and what was staged is kept.
+
+    ExpiryTrackError
+    ├── RecoverableError                 retryable
+    │   ├── NetworkError                 timeout, reset, refused connection
+    │   ├── ServerError                  5xx, 423
+    │   ├── RateLimited                  429; carries retry_after
+    │   ├── EdgeBlocked                  an HTML page of the CDN instead of the API's answer
+    │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
+    │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
+    │   └── StateLocked                  the state database is busy
+    ├── PartialError
+    │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
+    │   ├── DateRangeRefused             UDAPI1148: the window is too wide
+    │   └── UnfitData                    a contract list or a cell that must not be written
+    └── CriticalError
+        ├── AuthenticationError          exit code 4
+        │   ├── TokenMissing
+        │   ├── TokenRejected            UDAPI100050 and its kin
+        │   └── PlanRequired             UDAPI1149
+        ├── MalformedResponse            JSON, but not of the documented shape
+        ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        └── StorageError
+            ├── DatabaseLocked           held open by another program for too long
+            ├── DatabaseCorrupt
+            ├── SchemaTooNew             the file was written by a newer version
+            └── DiskFull
+
+Messages are one sentence that says what happened and what to do. Only classes and their data belong here; what each
+Upstox code means is in `upstox/error_codes.py`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ExpiryTrackError(Exception):
+    """Base of the tree: `str(error)` is one sentence for the user."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class RecoverableError(ExpiryTrackError):
+    """The same step may succeed when tried again."""
+
+    retryable = True
+
+
+class NetworkError(RecoverableError):
+    """No complete HTTP answer arrived."""
+
+
+class ServerError(RecoverableError):
+    """The API answered with a 5xx or 423 status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        """Keep the HTTP status beside the sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class RateLimited(RecoverableError):
+    """The API answered 429; `retry_after` is the server's own wish in seconds, if it sent one."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """Keep the server's wish beside the sentence."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EdgeBlocked(RecoverableError):
+    """The content network before the API answered with a page of its own (Cloudflare 1010, 1015)."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        """Keep the HTTP status beside the sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class TruncatedResponse(RecoverableError):
+    """The body is cut off or is no JSON; another try may bring it whole."""
+
+
+class CircuitOpen(RecoverableError):
+    """Too many requests failed in a row; none is sent until the pause is over."""
+
+
+class StateLocked(RecoverableError):
+    """Another process held the state database for too long."""
+
+
+class PartialError(ExpiryTrackError):
+    """Something is missing or unfit; the rest goes on."""
+
+    exit_code = 3
+
+
+class RequestRefused(PartialError):
+    """The API refused this one request for good; `code` is Upstox's, `status` the HTTP status."""
+
+    def __init__(self, message: str, *, status: int, code: str | None) -> None:
+        """Keep the HTTP status and Upstox's code beside the sentence."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class DateRangeRefused(RequestRefused):
+    """UDAPI1148: the API does not serve a window this wide."""
+
+
+class UnfitData(PartialError):
+    """A contract list or a whole cell that must not be written."""
+
+
+class CriticalError(ExpiryTrackError):
+    """Stop now: going on would waste requests or harm the archive."""
+
+
+class AuthenticationError(CriticalError):
+    """The API will not serve this account now."""
+
+    exit_code = 4
+
+
+class TokenMissing(AuthenticationError):
+    """No access token is configured."""
+
+
+class TokenRejected(AuthenticationError):
+    """The access token is wrong, expired or of a kind that may not do this."""
+
+
+class PlanRequired(AuthenticationError):
+    """The account has no Upstox Plus plan (UDAPI1149)."""
+
+
+class MalformedResponse(CriticalError):
+    """Well-formed JSON that is not of the documented shape."""
+
+
+class ConfigurationError(CriticalError):
+    """A setting, symbol or key that cannot be used as it stands."""
+
+
+class StorageError(CriticalError):
+    """The archive or the state database cannot be read or written."""
+
+
+class DatabaseLocked(StorageError):
+    """Another program kept the database open for longer than we wait."""
+
+    retryable = True
+
+
+class DatabaseCorrupt(StorageError):
+    """A database file is damaged."""
+
+
+class SchemaTooNew(StorageError):
+    """The database was written by a newer version of ExpiryTrack."""
+
+
+class DiskFull(StorageError):
+    """There is no room left for what has to be written."""

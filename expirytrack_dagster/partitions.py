@@ -1,0 +1,81 @@
+"""The two dimensions of every cell, defined once: underlying and expiry.
+
+Both are dynamic: underlyings are added by `expirytrack track`, expiries by discovery. The grid is their full cross
+product, so cells that no exchange ever listed are settled by `settle_unlisted` with a record that says so; what is
+left missing in the grid is real work. Never partition by contract: tens of thousands of them, and growing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+UNDERLYING = "underlying"
+EXPIRY = "expiry"
+
+underlyings = dg.DynamicPartitionsDefinition(name=UNDERLYING)
+expiry_dates = dg.DynamicPartitionsDefinition(name=EXPIRY)
+cells = dg.MultiPartitionsDefinition({UNDERLYING: underlyings, EXPIRY: expiry_dates})
+
+CELL_ASSETS = (dg.AssetKey("contracts"), dg.AssetKey("candles"))
+
+
+def cell_key(underlying: str, expiry: str) -> dg.MultiPartitionKey:
+    """Return the partition key of a cell; `expiry` is an ISO date."""
+    return dg.MultiPartitionKey({UNDERLYING: underlying, EXPIRY: expiry})
+
+
+def cell_of(partition_key: str) -> tuple[str, str]:
+    """Return (underlying, ISO expiry) of a cell's key, which Dagster writes in the order of the dimensions' names."""
+    expiry, underlying = partition_key.split("|")
+    return underlying, expiry
+
+
+def add_underlying(instance: dg.DagsterInstance, symbol: str) -> None:
+    """Make an underlying's partition; nothing happens when it exists."""
+    instance.add_dynamic_partitions(UNDERLYING, [symbol])
+
+
+def remove_underlying(instance: dg.DagsterInstance, symbol: str) -> None:
+    """Remove an underlying's partition from the grid; its events stay."""
+    instance.delete_dynamic_partition(UNDERLYING, symbol)
+
+
+def add_expiries(instance: dg.DagsterInstance, dates: Iterable[str]) -> list[str]:
+    """Make the partitions of these ISO dates in ascending order, and return those that are new."""
+    known = set(instance.get_dynamic_partitions(EXPIRY))
+    new = sorted(set(dates) - known)
+    instance.add_dynamic_partitions(EXPIRY, new)
+    return new
+
+
+def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collection[str]]) -> int:
+    """Record every cell that its exchange never listed as settled, without a run; return how many were new.
+
+    Args:
+        instance: where the grid lives.
+        listed: for each discovered underlying, the ISO dates that the API lists.
+    """
+    dates = instance.get_dynamic_partitions(EXPIRY)
+    settled = 0
+    for asset in CELL_ASSETS:
+        known = instance.get_materialized_partitions(asset)
+        for underlying, own in listed.items():
+            for date in dates:
+                key = cell_key(underlying, date)
+                if date in own or key in known:
+                    continue
+                instance.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        asset_key=asset,
+                        partition=key,
+                        description=f"Not listed: the API lists no expiry of {underlying} on {date}.",
+                        metadata={"listed": False, "dagster/partition_row_count": 0},
+                    )
+                )
+                settled += 1
+    return settled

@@ -1,0 +1,102 @@
+"""What assets need from outside: the API, the archive, the state database, and someone to tell of progress.
+
+Resources are built from the settings of the process; no secret ever enters a Dagster configuration, where the UI
+would show it. Only wiring belongs here: what the wired things do is in `upstox/`, `warehouse/` and `collect/`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from expirytrack_dagster.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import logging
+
+    from expirytrack_dagster.collect.contract import Answer
+    from expirytrack_dagster.collect.progress import Progress
+    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.upstox.client import UpstoxClient
+    from expirytrack_dagster.upstox.ledger import RequestLedger
+    from expirytrack_dagster.warehouse.connection import Warehouse
+
+
+class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
+    """The API under the account's limits, as the environment configures it."""
+
+    def settings(self) -> Settings:
+        """Return the settings of this process."""
+        return load_settings()
+
+    def state(self) -> StateDatabase:
+        """Return the state database: tracked underlyings, requests, what was learned of the API."""
+        from expirytrack_dagster.state import StateDatabase
+
+        return StateDatabase(self.settings().state)
+
+    def ledger(self) -> RequestLedger:
+        """Return the ledger through which every request of the account passes."""
+        from expirytrack_dagster.upstox.ledger import RequestLedger
+
+        return RequestLedger(self.state(), self.settings().rate_limits)
+
+    def client(self, run_id: str) -> UpstoxClient:
+        """Return a client whose requests are booked on this run; use it as an async context manager."""
+        from expirytrack_dagster.upstox.client import UpstoxClient
+
+        return UpstoxClient(self.settings(), self.ledger(), run_id=run_id)
+
+
+class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
+    """The DuckDB archive, with the connection settings of a `DuckDBResource`."""
+
+    duckdb: DuckDBResource
+    lock_timeout: float = 60.0
+
+    def open(self) -> Warehouse:
+        """Return the warehouse; its connections are open only for the moment of a read or a write."""
+        from pathlib import Path
+
+        from expirytrack_dagster.warehouse.connection import Warehouse
+
+        return Warehouse(
+            Path(self.duckdb.database),
+            lock_timeout=self.lock_timeout,
+            settings=self.duckdb.connection_config,
+        )
+
+
+class ProgressResource(dg.ConfigurableResource["ProgressResource"]):
+    """Tells the run's log how far a cell is; the command line puts progress bars in its place."""
+
+    def following(self, log: logging.Logger) -> Progress:
+        """Return something that writes a line at every tenth of the way."""
+        return LoggedProgress(log)
+
+
+class LoggedProgress:
+    """Writes at most ten lines a cell, because each one is a row in Dagster's event log."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        """Write to this logger."""
+        self._log = log
+        self._label = ""
+        self._total = self._done = self._rows = 0
+
+    def begin(self, label: str, total: int) -> None:
+        """Say how much there is to do."""
+        self._label, self._total, self._done, self._rows = label, total, 0, 0
+        self._log.info("%s: %d contracts to ask", label, total)
+
+    def advance(self, answer: Answer) -> None:
+        """Say how far it is, when another tenth is done."""
+        self._done += 1
+        self._rows += answer.rows
+        if self._done * 10 // self._total > (self._done - 1) * 10 // self._total:
+            self._log.info("%s: %d of %d contracts, %d candles", self._label, self._done, self._total, self._rows)
+
+    def end(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,141 @@
+"""The `sandbox` command: options to a market, limits and switches, then a server until Ctrl-C or SIGTERM.
+
+Belongs here: the command line alone. Tests that need a sandbox in their own process use `running.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import typer
+import uvicorn
+
+from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.sandbox.recorded import RecordedMarket
+from expirytrack_dagster.sandbox.running import address, build_server, listen
+from expirytrack_dagster.sandbox.server import UPSTOX_LIMITS, Sandbox
+from expirytrack_dagster.sandbox.switches import Switches, changed
+from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.settings import RateLimit, parse_rate_limits
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Collection, Sequence
+
+    from expirytrack_dagster.sandbox.market import Market
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it listens when it has taken over the signals, so that nobody stops it before it can be stopped."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            typer.echo(f"sandbox ready at {address(listening)}")
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    market: Market,
+    limits: Sequence[RateLimit] = UPSTOX_LIMITS,
+    switches: Switches | None = None,
+    tokens: Collection[str] = (),
+) -> None:
+    """Serve a market until Ctrl-C or SIGTERM; call it in the main thread.
+
+    Prints `sandbox ready at http://HOST:PORT` once. Returns after Ctrl-C, leaves with `SystemExit(0)` after SIGTERM.
+
+    Raises:
+        ConfigurationError: the port is taken, or a switch does not fit the market.
+    """
+    sandbox = Sandbox(market, limits=limits, switches=switches, tokens=tokens)
+    listening = listen(host, port)
+    server = build_server(sandbox, _Announcing)
+    # uvicorn ends in good order, then gives the signal back to whoever had it before.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65_535)] = 0,
+    market: Annotated[Literal["synthetic", "recorded"], typer.Option(help="Where the data come from.")] = "synthetic",
+    folder: Annotated[Path | None, typer.Option(help="Folder of the recorded market.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.", min=0)] = 0,
+    strikes: Annotated[int, typer.Option(help="Strikes on each side of the middle one.", min=0, max=249)] = 10,
+    days: Annotated[int, typer.Option(help="Trading days that a synthetic contract lives.", min=1)] = 5,
+    today: Annotated[
+        str | None, typer.Option(help="Date of the sandbox (YYYY-MM-DD); the real one by default.")
+    ] = None,
+    rate_limits: Annotated[str, typer.Option(help="requests/seconds, comma-separated, or 'off'.")] = ",".join(
+        map(str, UPSTOX_LIMITS)
+    ),
+    token: Annotated[list[str] | None, typer.Option(help="Take this token only; repeatable.")] = None,
+    plus: Annotated[bool | None, typer.Option("--plus/--no-plus", help="Whether the account has Upstox Plus.")] = None,
+    depth: Annotated[Literal["floor", "six_months"] | None, typer.Option(help="How far back expiries go.")] = None,
+    range_cap: Annotated[int | None, typer.Option(help="Refuse candle windows of more days.", min=1)] = None,
+    latency: Annotated[str | None, typer.Option(help="Seconds until an answer, such as 0.2 or 0.1-0.5.")] = None,
+    switches: Annotated[str | None, typer.Option(help="Switches as a JSON object, or a file with one.")] = None,
+) -> None:
+    """Run a local Upstox on this machine, with made or recorded data, until Ctrl-C."""
+    limits = _limits(rate_limits)
+    day = _day(today)
+    named = {
+        "plus": plus,
+        "depth": depth,
+        "range_cap": range_cap,
+        "delay_after": None if latency is None else _bounds(latency),
+    }
+    chosen = changed(Switches(), _document(switches))
+    chosen = msgspec.structs.replace(chosen, **{key: value for key, value in named.items() if value is not None})
+    if market == "recorded":
+        source: Market = RecordedMarket(folder or Path("../shared/realdata"), today=day)
+    else:
+        source = SyntheticMarket(seed=seed, strikes=strikes, days=days, today=day)
+    serve(port=port, market=source, limits=limits, switches=chosen, tokens=token or ())
+
+
+def _limits(text: str) -> tuple[RateLimit, ...]:
+    try:
+        parsed = () if text == "off" else parse_rate_limits(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--rate-limits: {error}.") from None
+    return parsed  # type: ignore[return-value]  # text always gives a tuple
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"--today: '{text}' is no date of the form YYYY-MM-DD.") from None
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    low, _, high = text.partition("-")
+    try:
+        bounds = float(low), float(high or low)
+    except ValueError:
+        raise ConfigurationError(f"--latency: '{text}' is not of the form 0.2 or 0.1-0.5.") from None
+    return bounds
+
+
+def _document(text: str | None) -> bytes | str:
+    if text is None:
+        return "{}"
+    if text.lstrip().startswith("{"):
+        return text
+    try:
+        return Path(text).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"--switches: {text} cannot be read: {error.strerror}.") from error

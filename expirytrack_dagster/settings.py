@@ -1,0 +1,184 @@
+"""All settings in one typed object: defaults, then the profile, then `expirytrack.toml`, then the environment.
+
+A setting belongs here when a user may change it without touching code. Names are the environment variables without
+their prefix: `EXPIRYTRACK_RATE_LIMITS` is `rate_limits`. Values that follow from others (paths below the home) are
+properties. Nothing here opens a file other than `expirytrack.toml` or talks to a network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from expirytrack_dagster.errors import ConfigurationError
+
+PREFIX = "EXPIRYTRACK_"
+UPSTOX_API_URL = "https://api.upstox.com"
+UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
+INSTRUMENTS_PATH = "/market-quote/instruments/exchange/complete.json.gz"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RateLimit:
+    """At most `requests` in any `seconds`."""
+
+    seconds: float
+    requests: int
+
+    def __str__(self) -> str:
+        """Return the form in which the setting is written, `requests/seconds`."""
+        return f"{self.requests}/{self.seconds:g}"
+
+
+def parse_rate_limits(text: object) -> object:
+    """Turn `50/1,500/60,2000/1800` into windows, the shortest first; anything but text passes unchanged."""
+    if not isinstance(text, str):
+        return text
+    limits = []
+    for part in text.split(","):
+        requests, slash, seconds = part.strip().partition("/")
+        if not slash:
+            message = f"'{part.strip()}' is not of the form requests/seconds, such as 50/1"
+            raise ValueError(message)
+        limit = RateLimit(seconds=float(seconds), requests=int(requests))
+        if limit.requests < 1 or limit.seconds <= 0:
+            message = f"'{part.strip()}' allows nothing: both numbers must be above zero"
+            raise ValueError(message)
+        limits.append(limit)
+    return tuple(sorted(limits))
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether the address names this machine itself."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_api_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        message = f"'{url}' is not an address such as {UPSTOX_API_URL}"
+        raise ValueError(message)
+    if parts.scheme == "http" and not is_loopback(url):
+        message = f"'{url}' would send the token in the clear: use https (plain http is for this machine alone)"
+        raise ValueError(message)
+    return url.rstrip("/")
+
+
+PROFILES: dict[str, dict[str, object]] = {
+    "production": {},
+    "development": {"rate_limits": "10/1,100/60,500/1800", "workers": 2, "log_level": "DEBUG"},
+}
+
+
+class Settings(BaseSettings):
+    """Everything that a user may set; build it with `load_settings()` to get readable errors."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    profile: Literal["production", "development"] = "production"
+    home: Path = Field(Path("data"), description="Everything that is written at run time lies below this folder.")
+    api_url: Annotated[str, AfterValidator(_check_api_url)] = UPSTOX_API_URL
+    access_token: SecretStr | None = Field(
+        None, description="A token of the day, pasted from the Upstox developer page."
+    )
+    instruments: str | None = Field(
+        None, description="Address or file of the instruments master (JSON, may be gzipped)."
+    )
+    rate_limits: Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)] = (
+        RateLimit(1, 50),
+        RateLimit(60, 500),
+        RateLimit(1800, 2000),
+    )
+    workers: int = Field(10, ge=1, le=100, description="Requests under way at once in a process.")
+    timeout: float = Field(30.0, gt=0, description="Seconds to wait for an answer.")
+    max_retries: int = Field(3, ge=0, le=10)
+    http2: bool = Field(default=True, description="Offer HTTP/2; off means HTTP/1.1.")
+    window_days: int = Field(1830, ge=1, description="Width of the first window asked for, in days.")
+    batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
+    quarantine_threshold: float = Field(
+        0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
+    )
+    discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
+    lock_timeout: float = Field(60.0, ge=0, description="Seconds to wait for a database that another program holds.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, `expirytrack.toml` in the working folder, profile."""
+        del dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, Path("expirytrack.toml"))
+        chosen: dict[str, Any] = {**toml(), **env_settings(), **init_settings()}
+        profile = PROFILES.get(str(chosen.get("profile", "production")), {})
+        return init_settings, env_settings, toml, InitSettingsSource(settings_cls, dict(profile))
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB archive."""
+        return self.home / "expirytrack.duckdb"
+
+    @property
+    def state(self) -> Path:
+        """The SQLite state database."""
+        return self.home / "state.sqlite"
+
+    @property
+    def staging(self) -> Path:
+        """Folder of answered batches that wait for their cell's transaction."""
+        return self.home / "staging"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance that the command line and the UI share."""
+        return self.home / "dagster"
+
+    @property
+    def instruments_source(self) -> str:
+        """Where the instruments master is read from: a local API serves its own, so that nothing else is asked."""
+        if self.instruments:
+            return self.instruments
+        return self.api_url + INSTRUMENTS_PATH if is_loopback(self.api_url) else UPSTOX_INSTRUMENTS_URL
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings of this process.
+
+    The home becomes an absolute path, so that a later change of folder does not move it.
+
+    Raises:
+        ConfigurationError: a value cannot be used; the sentence names the key, the value and what is wrong.
+    """
+    try:
+        settings = Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "settings"
+        shown = "" if key == "access_token" else f" ({first['input']!r})"
+        message = f"{PREFIX}{key.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}."
+        raise ConfigurationError(message) from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

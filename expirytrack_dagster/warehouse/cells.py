@@ -1,0 +1,188 @@
+"""Writing the archive, a cell (an underlying at an expiry) at a time: each function is one transaction.
+
+Whatever fails, the cell keeps the rows that it had. Values are bound or read from Arrow and Parquet by the name of
+their column, never by position and never as SQL text. A frame is written into the cell that was named, whatever its
+own `underlying` and `expiry` columns say. Judging rows belongs to `quality/`, opening the file to `connection.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from expirytrack_dagster.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date
+    from pathlib import Path
+
+    import duckdb
+    import pandas as pd
+
+    from expirytrack_dagster.warehouse.connection import Warehouse
+
+_ADD_EXPIRIES = """
+INSERT INTO expiries BY NAME SELECT * FROM listed
+ON CONFLICT (underlying, expiry) DO UPDATE SET underlying_key = excluded.underlying_key
+"""
+
+_OF_CELL = "underlying = $underlying AND expiry = $expiry"
+
+_FORGET = tuple(
+    f"DELETE FROM {table} WHERE {_OF_CELL} AND instrument_key IN (SELECT instrument_key FROM books)"  # noqa: S608 -- our own table names
+    for table in ("candles", "quarantine", "contract_status")
+)
+
+# Ordered, because a contract's rows side by side pack best and are read by few blocks.
+_ADD_CANDLES = """
+INSERT INTO candles BY NAME
+SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, ts, open, high, low, close, volume, open_interest
+FROM read_parquet($staged)
+WHERE rule IS NULL
+ORDER BY instrument_key, ts
+"""
+
+_ADD_QUARANTINE = """
+INSERT INTO quarantine BY NAME
+SELECT $underlying AS underlying, $expiry AS expiry, $run_id AS run_id, now() AS quarantined_at, *
+FROM read_parquet($staged)
+WHERE rule IS NOT NULL
+ORDER BY instrument_key, ts
+"""
+
+_OUT_OF_BALANCE = f"""
+WITH stored AS (SELECT instrument_key, count(*) AS rows FROM candles WHERE {_OF_CELL} GROUP BY ALL),
+held AS (SELECT instrument_key, count(*) AS rows FROM quarantine WHERE {_OF_CELL} GROUP BY ALL)
+SELECT instrument_key, books.candles, coalesce(stored.rows, 0), books.quarantined, coalesce(held.rows, 0)
+FROM books LEFT JOIN stored USING (instrument_key) LEFT JOIN held USING (instrument_key)
+WHERE books.candles <> coalesce(stored.rows, 0) OR books.quarantined <> coalesce(held.rows, 0)
+ORDER BY ALL LIMIT 1
+"""  # noqa: S608 -- the inserted condition is the constant above
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryWrite:
+    """Dates of an underlying: first listed now, listed before as well, and listed before but no longer."""
+
+    new: int
+    known: int
+    withdrawn: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellWrite:
+    """Rows that a write put into `candles` and into `quarantine`."""
+
+    candles: int
+    quarantined: int
+
+
+def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -> ExpiryWrite:
+    """Add the dates that the API lists for an underlying.
+
+    A date that is known keeps its first `discovered_at`; one that the API no longer lists is kept, because its
+    contracts and candles may be in the archive.
+
+    Args:
+        warehouse: the archive.
+        underlying: short symbol.
+        frame: columns `expiry` (unique dates), `underlying_key`, and `discovered_at` (UTC; now, if absent).
+
+    Raises:
+        StorageError: nothing was changed.
+    """
+    with warehouse.writing() as connection:
+        connection.register("listed", _arrow(frame, {"underlying": underlying}))
+        count, bound = "SELECT count(*) FROM expiries WHERE underlying = $underlying", {"underlying": underlying}
+        before = _number(connection, count, bound)
+        connection.execute(_ADD_EXPIRIES)
+        new = _number(connection, count, bound) - before
+    known = len(frame) - new
+    return ExpiryWrite(new=new, known=known, withdrawn=before - known)
+
+
+def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: pd.DataFrame) -> int:
+    """Replace the contract list of a cell and return its length.
+
+    Args:
+        warehouse: the archive.
+        underlying: short symbol.
+        expiry: the cell's date.
+        frame: columns of `contracts`, in any order; absent ones become null.
+
+    Raises:
+        StorageError: a key twice, a column that the table lacks, a value of the wrong type; nothing was changed.
+    """
+    cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
+    with warehouse.writing() as connection:
+        connection.register("listed", _arrow(frame, cell))
+        connection.execute(f"DELETE FROM contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
+        connection.execute("INSERT INTO contracts BY NAME SELECT * FROM listed")
+    return len(frame)
+
+
+def write_candles(
+    warehouse: Warehouse, underlying: str, expiry: date, staged: Sequence[Path], status: pd.DataFrame, run_id: str
+) -> CellWrite:
+    """Replace candles, quarantined rows and states of the contracts that `status` names; the others stay untouched.
+
+    Args:
+        warehouse: the archive.
+        underlying: short symbol.
+        expiry: the cell's date.
+        staged: Parquet files, possibly none: `instrument_key`, `ts` (UTC), `open`, `high`, `low`, `close`, `volume`,
+            `open_interest`, `rule`, `detail`. Rows without a rule are candles, the others go to quarantine.
+        status: the columns of `contract_status`, one row a contract; its counts must be those of the staged rows.
+        run_id: the run that received the rows.
+
+    Raises:
+        StorageError: rows and counts disagree, or a row cannot be stored; nothing was changed.
+    """
+    cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
+    load = {**cell, "staged": [str(path) for path in staged]}
+    with warehouse.writing() as connection:
+        connection.register("books", _arrow(status, cell))
+        for statement in _FORGET:
+            connection.execute(statement, cell)
+        candles = _number(connection, _ADD_CANDLES, load) if staged else 0
+        quarantined = _number(connection, _ADD_QUARANTINE, {**load, "run_id": run_id}) if staged else 0
+        connection.execute("INSERT INTO contract_status BY NAME SELECT * FROM books")
+        _balance(connection, cell, CellWrite(candles, quarantined), status)
+    return CellWrite(candles, quarantined)
+
+
+def _balance(
+    connection: duckdb.DuckDBPyConnection, cell: Mapping[str, str | date], written: CellWrite, status: pd.DataFrame
+) -> None:
+    """Prove, before anything is committed, that each contract's rows are as many as its state says.
+
+    The sums find rows of contracts without a state; the counts a contract find what cancels out in the sums.
+    """
+    name = f"{cell['underlying']} {cell['expiry']}"
+    claimed = CellWrite(int(status["candles"].sum()), int(status["quarantined"].sum()))
+    if written != claimed:
+        raise StorageError(
+            f"The cell {name} was not written: its staged files hold {written.candles} candles and "
+            f"{written.quarantined} bad rows, its states count {claimed.candles} and {claimed.quarantined}; "
+            "collect it again."
+        )
+    odd = connection.execute(_OUT_OF_BALANCE, cell).fetchone()
+    if odd:
+        key, candles, stored, quarantined, held = odd
+        raise StorageError(
+            f"The cell {name} was not written: {key} has {stored} candles and {held} bad rows, its state counts "
+            f"{candles} and {quarantined}; collect it again."
+        )
+
+
+def _arrow(frame: pd.DataFrame, cell: Mapping[str, str | date]) -> pa.Table:
+    # Arrow, because DuckDB guesses a pandas object column's type from a sample, and an empty one's not at all.
+    return pa.Table.from_pandas(frame.assign(**cell), preserve_index=False)
+
+
+def _number(connection: duckdb.DuckDBPyConnection, sql: str, bound: Mapping[str, Any]) -> int:
+    (number,) = connection.execute(sql, bound).fetchone() or (0,)
+    return int(number)

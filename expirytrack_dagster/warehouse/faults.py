@@ -1,0 +1,89 @@
+"""What DuckDB's and the operating system's errors mean, in the terms of the exception tree.
+
+DuckDB tells most of these apart only in the text of its message; the texts are kept in this one place. They were read
+off DuckDB 1.5.5 and are held to it by tests that damage, fill and lock real files. Deciding what to do about an error
+(wait, give up) belongs to `connection.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from expirytrack_dagster.errors import DatabaseCorrupt, DatabaseLocked, DiskFull, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_LOCKED_ELSEWHERE = ("Could not set lock on file", "File is already open in")
+_OPEN_HERE = "with a different configuration than existing connections"
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "not enough space", "failed to offload")
+_DAMAGED = ("not a valid DuckDB database file", "Corrupt database file")
+_CUT_OFF = "Could not read enough bytes"
+# POSIX: `Conflicting lock is held in PROGRAM (PID 7). ...`; Windows: `File is already open in` and such a line below.
+_HOLDER = re.compile(r"(?:lock is held in|already open in)\s+(.*?PID \d+\)?)", re.DOTALL)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Say whether the file cannot be opened now because somebody has it open in a way that excludes us."""
+    text = str(error)
+    return isinstance(error, duckdb.Error) and any(sign in text for sign in (*_LOCKED_ELSEWHERE, _OPEN_HERE))
+
+
+def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
+    """Return the error for a database that stayed held, with the holder's program and PID as far as DuckDB tells them.
+
+    Args:
+        database: the file.
+        error: DuckDB's refusal; None when only our own lock file was held.
+    """
+    found = _HOLDER.search(str(error))
+    if found:
+        holder = " ".join(found.group(1).split())
+    elif _OPEN_HERE in str(error):
+        holder = "another part of this same process"
+    else:
+        holder = "another part of ExpiryTrack"
+    return DatabaseLocked(
+        f"The database {database} is still held open by {holder}: close it there or end that program, then try again."
+    )
+
+
+def storage_error(error: Exception, database: Path) -> StorageError:
+    """Translate an error of DuckDB or of the operating system into the leaf that says what to do."""
+    text = str(error)
+    first_line = text.partition("\n")[0]
+    if is_locked(error):
+        return locked(database, error)
+    if any(sign in text for sign in _FULL):
+        return DiskFull(
+            f"There is no room left to write {database} ({first_line}): free some space and try again; "
+            "what was stored before is unchanged."
+        )
+    # A cut-off Parquet file reads the same as a cut-off database: only the name tells them apart.
+    if any(sign in text for sign in _DAMAGED) or (_CUT_OFF in text and str(database) in text):
+        return DatabaseCorrupt(
+            f"The database {database} is damaged and was left as it is ({first_line}): restore a backup, "
+            "or move the file away and collect again."
+        )
+    return StorageError(f"The database {database} could not be used, and nothing was changed: {first_line}.")
+
+
+@contextmanager
+def translated(database: Path) -> Iterator[None]:
+    """Let errors of DuckDB leave the block as errors of the tree; all others pass unchanged.
+
+    Raises:
+        DatabaseLocked: another program has the file open.
+        DatabaseCorrupt: the file is damaged.
+        DiskFull: there is no room left.
+        StorageError: anything else, such as a missing permission, a broken constraint, a value of the wrong type.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise storage_error(error, database) from error

@@ -1,0 +1,36 @@
+"""Fixtures that every tier shares: a clean environment, a home of its own, the recorded data where they are.
+
+Nothing here starts a server or a process; tests that need one do it themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REALDATA = Path(__file__).parents[2] / "shared" / "realdata"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let no setting of the developer reach a test, and no test write into the developer's data."""
+    for name in list(os.environ):
+        if name.startswith(("EXPIRYTRACK_", "DAGSTER_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return the home that this test's settings name."""
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Return the folder of real recordings, or skip where it does not lie beside the project."""
+    if not REALDATA.is_dir():
+        pytest.skip("the recordings of ../shared/realdata are not on this machine")
+    return REALDATA

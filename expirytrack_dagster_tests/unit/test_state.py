@@ -1,0 +1,118 @@
+"""The state database: creation, migrations, sharing between threads, and the errors of a real SQLite file."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from expirytrack_dagster.errors import DatabaseCorrupt, DiskFull, SchemaTooNew, StateLocked, StorageError
+from expirytrack_dagster.state import StateDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TRACK = "INSERT INTO underlyings VALUES (?, ?, 0)"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateDatabase]:
+    """Give a database in a folder that does not exist yet."""
+    with StateDatabase(tmp_path / "new" / "state.sqlite") as database:
+        yield database
+
+
+def write(state: StateDatabase, *statements: tuple[str, ...]) -> None:
+    """Run statements in one transaction."""
+    with state.transaction() as connection:
+        for sql, *parameters in statements:
+            connection.execute(sql, parameters)
+
+
+def test_first_use_creates_folder_tables_and_wal(state: StateDatabase) -> None:
+    """The first query creates the file with every table, in WAL mode."""
+    tables = {name for (name,) in state.query("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"requests", "cooldowns", "underlyings", "learned"} <= tables
+    assert state.query("PRAGMA journal_mode") == [("wal",)]
+    assert state.query("PRAGMA foreign_keys") == [(1,)]
+
+
+def test_transaction_commits_or_rolls_back(state: StateDatabase) -> None:
+    """What a block wrote stays if it ends well, and goes if it raises; a defect in the SQL stays as it is."""
+    with state.transaction() as connection:
+        connection.execute(TRACK, ("NIFTY", "NSE_INDEX|Nifty 50"))
+    with pytest.raises(sqlite3.IntegrityError):
+        write(state, (TRACK, "SENSEX", "BSE_INDEX|SENSEX"), (TRACK, "OTHER", "BSE_INDEX|SENSEX"))
+    assert state.query("SELECT symbol FROM underlyings") == [("NIFTY",)]
+
+
+def test_each_thread_has_a_connection_of_its_own(state: StateDatabase) -> None:
+    """Threads that write at once all succeed, and closing ends the connections of all."""
+
+    def insert(number: int) -> None:
+        for step in range(20):
+            with state.transaction() as connection:
+                connection.execute("INSERT INTO learned VALUES (?, '', 0)", (f"{number}-{step}",))
+
+    threads = [threading.Thread(target=insert, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert state.query("SELECT count(*) FROM learned") == [(80,)]
+    state.close()
+    assert state.query("SELECT count(*) FROM learned") == [(80,)]
+
+
+def test_handle_survives_pickling(state: StateDatabase) -> None:
+    """A handle sent to another process opens the same file."""
+    with state.transaction() as connection:
+        connection.execute(TRACK, ("NIFTY", "NSE_INDEX|Nifty 50"))
+    with pickle.loads(pickle.dumps(state)) as copy:  # noqa: S301  our own bytes of this very line
+        assert copy.query("SELECT symbol FROM underlyings") == [("NIFTY",)]
+
+
+def test_lock_of_another_program_is_named(tmp_path: Path) -> None:
+    """Waiting for another transaction ends in StateLocked with the path."""
+    path = tmp_path / "state.sqlite"
+    with StateDatabase(path) as holder, StateDatabase(path, timeout=0.05) as waiter:
+        waiter.query("SELECT 1")
+        with holder.transaction(), pytest.raises(StateLocked, match=r"state\.sqlite"), waiter.transaction():
+            pass
+
+
+@pytest.mark.parametrize("damage", [b"no database at all " * 300, b"SQLite format 3\x00" + b"\xff" * 4096])
+def test_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
+    """A file that is no database raises DatabaseCorrupt and stays as it is."""
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(damage)
+    with StateDatabase(path) as state, pytest.raises(DatabaseCorrupt, match=r"state\.sqlite"):
+        state.query("SELECT 1")
+    assert path.read_bytes() == damage
+
+
+def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A file of a later version is not touched."""
+    path = tmp_path / "state.sqlite"
+    with StateDatabase(path) as state:
+        state.query("PRAGMA user_version = 999")
+    with StateDatabase(path) as state, pytest.raises(SchemaTooNew, match="999"):
+        state.query("SELECT 1")
+
+
+def test_full_disk_is_named(state: StateDatabase) -> None:
+    """SQLite's own page limit stands for a full disk."""
+    state.query("SELECT 1")
+    with pytest.raises(DiskFull):
+        write(state, ("PRAGMA max_page_count = 1",), ("INSERT INTO learned VALUES ('x', ?, 0)", "x" * 1_000_000))
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file where the folder should be is a storage error with the path."""
+    (tmp_path / "file").write_text("")
+    with StateDatabase(tmp_path / "file" / "state.sqlite") as state, pytest.raises(StorageError, match="cannot be"):
+        state.query("SELECT 1")
