@@ -27,7 +27,7 @@ from expirytrack_dagster.upstox.wire import check_success, unreadable
 CANDLES_SCHEMA = pa.schema(
     [
         pa.field("ts", pa.timestamp("us", "UTC"), nullable=False),
-        *(pa.field(name, pa.float64(), nullable=False) for name in ("open", "high", "low", "close")),
+        *(pa.field(name, pa.float64()) for name in ("open", "high", "low", "close")),
         pa.field("volume", pa.int64()),
         pa.field("open_interest", pa.int64()),
     ]
@@ -38,7 +38,7 @@ CANDLES_SCHEMA = pa.schema(
 def decode_candles(body: bytes) -> pa.Table:
     """Return the candles of an answer in the order received, as `CANDLES_SCHEMA`.
 
-    Volume and open interest may be null, nothing else may.
+    Every value but the time may be null: whether such a row is any good is not decided here.
 
     Raises:
         TruncatedResponse: the body is no JSON or is cut off.
@@ -51,7 +51,8 @@ def decode_candles(body: bytes) -> pa.Table:
 # --- the strict way ---------------------------------------------------------------------------------------------------
 
 _Whole = int | float | None
-_Row = tuple[Annotated[datetime, msgspec.Meta(tz=True)], float, float, float, float, _Whole, _Whole]
+_Price = float | None
+_Row = tuple[Annotated[datetime, msgspec.Meta(tz=True)], _Price, _Price, _Price, _Price, _Whole, _Whole]
 
 
 class _Data(msgspec.Struct):
@@ -145,10 +146,8 @@ def _decode_fast(body: bytes) -> pa.Table | None:
         table = csv.read_csv(pa.BufferReader(text), read_options=read, parse_options=_PARSE, convert_options=_CONVERT)
     except pa.ArrowInvalid:
         return None
-    required = table.columns[:5]
-    if any(column.null_count for column in required) or not all(
-        pc.all(pc.is_finite(column)).as_py() for column in required[1:]
-    ):
+    prices = table.columns[1:5]
+    if table["ts"].null_count or not all(pc.all(pc.is_finite(price), min_count=0).as_py() for price in prices):
         return None
     return table.cast(CANDLES_SCHEMA)
 

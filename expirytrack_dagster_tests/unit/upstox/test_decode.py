@@ -41,7 +41,7 @@ def orjson_reading(body: bytes) -> list[list[Any]] | None:
         return None
     for row in rows:
         prices, wholes = row[1:5], row[5:]
-        if len(row) != 7 or not all(type(value) in {int, float} for value in prices):
+        if len(row) != 7 or not all(type(value) in {int, float, type(None)} for value in prices):
             return None
         if not all(value is None or (type(value) in {int, float} and value == int(value)) for value in wholes):
             return None
@@ -61,7 +61,13 @@ def finite(low: float, high: float) -> st.SearchStrategy[float]:
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(  # noqa: DTZ001  the zone is given next
     lambda moment: moment.replace(microsecond=0, tzinfo=IST).isoformat()
 )
-PRICES = finite(0, 1e6) | finite(-1e300, 1e300) | st.integers(0, 10**6) | st.decimals(0, 10**5, places=2).map(float)
+PRICES = (
+    finite(0, 1e6)
+    | finite(-1e300, 1e300)
+    | st.integers(0, 10**6)
+    | st.decimals(0, 10**5, places=2).map(float)
+    | st.none()
+)
 WHOLES = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**7) | st.none()
 ROWS = st.lists(st.tuples(TIMES, PRICES, PRICES, PRICES, PRICES, WHOLES, WHOLES).map(list), max_size=8)
 
@@ -85,7 +91,14 @@ def test_any_formatting_gives_what_orjson_reads(
 
 def test_fast_way_takes_what_the_api_sends() -> None:
     """The compact form, floats, integers and nulls among it, never needs the strict way."""
-    body = compact([ROW, ["2025-08-01T09:15:00+05:30", 0.05, 1, 0.05, 0.5, 0, None], [*ROW[:5], None, -75]])
+    body = compact(
+        [
+            ROW,
+            ["2025-08-01T09:15:00+05:30", 0.05, 1, 0.05, 0.5, 0, None],
+            [*ROW[:5], None, -75],
+            [ROW[0], None, *ROW[2:]],
+        ]
+    )
     fast = _decode_fast(body)
     assert fast is not None
     assert fast.equals(_decode_strictly(body))
@@ -150,11 +163,11 @@ def test_wrong_timestamps_never_pass(text: str) -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    [[ROW[:6]], [[*ROW, 1]], [ROW, []], [ROW, ROW[:1]], [[None, *ROW[1:]]], [[ROW[0], None, *ROW[2:]]], [5], ["x"],
+    [[ROW[:6]], [[*ROW, 1]], [ROW, []], [ROW, ROW[:1]], [[None, *ROW[1:]]], [5], ["x"],
      [{"ts": 1}], [[*ROW[:5], 1.5, 2]], [[*ROW[:5], 2**63, 2]], [[*ROW[:5], 1e19, 2]]],
 )  # fmt: skip
 def test_rows_of_another_shape_never_pass(rows: list[Any]) -> None:
-    """Rows too short or too long, null prices, fractions of a unit and numbers beyond 64 bits are malformed."""
+    """Rows too short or too long, null times, fractions of a unit and numbers beyond 64 bits are malformed."""
     for body in (compact(rows), compact([ROW, *rows])) if rows != [[*ROW[:5], 2**63, 2]] else (compact(rows),):
         with pytest.raises(MalformedResponse):
             decode_candles(body)
