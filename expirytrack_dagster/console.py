@@ -75,9 +75,9 @@ class _Bar:
 
 def cells_table(cells: pd.DataFrame) -> Table:
     """Lay out collected cells, at most 80 characters wide; columns as `warehouse.reader.cells` returns them."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", no_wrap=True)
-    for name in ("contracts", "complete", "empty", "unfinished", "candles", "quarantined"):
+    for name in ("contracts", "complete", "empty", "missing", "candles", "bad rows"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in cells.to_dict("records"):
         unfinished = sum(row[state] for state in _UNFINISHED)

@@ -186,18 +186,18 @@ def _count_by_contract(keys: pd.Series, dropped: NDArray[np.intp]) -> pd.Series:
 def _row_sentence(name: str, broken: int, received: int) -> str:
     rows = plural(received, "row")
     if broken == 0:
-        return f"All of {rows} kept the rules of {name}"
+        return f"None of {rows} breaks this rule"
     if name == DUPLICATES:
-        what = "came with other values for a minute that the contract has already, and every version is in quarantine"
+        what = "contradict another row of the same minute; every version is in quarantine"
     else:
-        what = f"broke the rules of {name} and went to quarantine"
-    return f"{broken:,} of {rows} {what}: read the details, and collect the cell again if these bars matter"
+        what = "broke this rule and are in quarantine"
+    return f"{broken:,} of {rows} {what}: refetch the cell if these bars matter"
 
 
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
     """Return quarantined rows for people: times in IST as text, and no more rows than are shown."""
     rows = rows.head(MAX_SHOWN)
-    columns = ["instrument_key", *PRICES, *_QUANTITIES, "detail"]
+    columns = ["instrument_key", "detail", *PRICES, *_QUANTITIES]
     times = rows["ts"].dt.tz_convert(IST).dt.strftime(_IST_FORMAT)
     readable = rows[columns].astype({"instrument_key": "str"})
     readable.insert(1, "time", times)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_master(served: Running) -> None:
 @here
 def test_master_without_a_recording(tmp_path: Path) -> None:
     """Without a recorded master the underlyings of the folder are listed."""
-    (tmp_path / "upstox_2026_07_15").symlink_to((FOLDER / "upstox_2026_07_15").resolve(), target_is_directory=True)
+    shutil.copytree(FOLDER / "upstox_2026_07_15", tmp_path / "upstox_2026_07_15")
     rows = json.loads(gzip.decompress(RecordedMarket(tmp_path).instruments_master()))
     assert [(row["trading_symbol"], row["instrument_key"]) for row in rows] == [
         ("NIFTY2026", "NSE_INDEX|Nifty 50 2026")

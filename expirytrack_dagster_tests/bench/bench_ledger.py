@@ -1,0 +1,94 @@
+"""What taking and settling a slot costs while four processes do little else, beside pyrate-limiter's acquire.
+
+The windows hold as many requests as the true ones but are a thousandth as wide, and full of old rows: so every query
+reads as far back as it would at work, and nobody ever has to wait. The peer has no answer to book: its figure is the
+acquire alone.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrate_limiter import Limiter
+
+from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.upstox.ledger import Call, Receipt, RequestLedger, Wait
+from expirytrack_dagster_tests.bench.figures import Figure
+from expirytrack_dagster_tests.bench.load import PROCESSES, limits_of, together
+from expirytrack_dagster_tests.bench.peer import open_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LIMITS = "50/0.001,500/0.01,2000/0.1"
+_OLD_ROWS = 2500
+_BAR = 1.0
+_PAUSE = 0.004
+
+
+def run(*, quick: bool) -> Iterator[Figure]:
+    """Yield the median and the 95th percentile of both, in ms."""
+    count = 250 if quick else 2000
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        ours, theirs = (_spread(costs, home, count) for costs in (our_costs, peer_costs))
+    for name, index in (("median", 0), ("95 %", 1)):
+        is_median = index == 0
+        yield Figure(
+            name=f"ledger, acquire and settle, {name}",
+            value=ours[index],
+            unit="ms",
+            beside=f"pyrate-limiter's acquire {theirs[index]:.3f} ms",
+            ratio=ours[index] / theirs[index],
+            bar=f"<= {_BAR:g} ms" if is_median else "",
+            passed=ours[index] <= _BAR if is_median else None,
+            note=f"{PROCESSES} processes, {count:,} requests each, 0 to {_PAUSE * 1000:.0f} ms between them",
+        )
+
+
+def _spread(costs: Callable[[Path, int], list[float]], home: Path, count: int) -> tuple[float, float]:
+    """Return the median and the 95th percentile over all processes, in ms."""
+    costs(home, _OLD_ROWS)
+    with together(PROCESSES) as pool:
+        found = [cost * 1000 for part in pool.map(costs, [home] * PROCESSES, [count] * PROCESSES) for cost in part]
+    return statistics.median(found), statistics.quantiles(found, n=20)[-1]
+
+
+def our_costs(home: Path, count: int) -> list[float]:
+    """Return the seconds that each of so many slots cost; the pauses between them do not count."""
+    call, costs = Call("candles", "NSE_FO|1|28-08-2025"), []
+    with StateDatabase(home / "state.sqlite") as state:
+        ledger = RequestLedger(state, limits_of(_LIMITS))
+        while len(costs) < count:
+            began = time.perf_counter()
+            slot = ledger.acquire(call, lease=60.0)
+            cost = time.perf_counter() - began
+            if not isinstance(slot, Wait):
+                _pause()
+                began = time.perf_counter()
+                ledger.settle(slot, Receipt("ok", counted_at=time.time(), status=200))
+                costs.append(cost + time.perf_counter() - began)
+            _pause()
+    return costs
+
+
+def peer_costs(home: Path, count: int) -> list[float]:
+    """Return the seconds that each of so many permits of the peer cost."""
+    costs = []
+    with Limiter(open_bucket(home, _LIMITS)) as limiter:
+        while len(costs) < count:
+            began = time.perf_counter()
+            taken = limiter.try_acquire("upstox", blocking=False)
+            if taken:
+                costs.append(time.perf_counter() - began)
+            _pause()
+    return costs
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0, _PAUSE / 2))  # noqa: S311 - no secret is made of it
