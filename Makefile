@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test lint lock clean
+.PHONY: demo ui test lint bench lock clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -21,6 +21,9 @@ lint: $(VENV)/ready  ## Style, types, and the direction of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/ready  ## Measure, each figure beside a peer or a floor of the same run (ARGS=--quick for small sizes).
+	$(BIN)/python -m expirytrack_dagster_tests.bench $(ARGS)
 
 lock: $(VENV)/ready  ## Resolve the dependencies of pyproject.toml anew (needs uv).
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

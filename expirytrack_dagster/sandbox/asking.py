@@ -1,6 +1,6 @@
 """What a request asks for, and whether its parameters have the right form.
 
-Belongs here: parsing and the format errors of upstox-api.md sections 1.3 and 3.2. Whether the key is known, the plan,
+Belongs here: parsing and the format errors of docs/upstox-api.md. Whether the key is known, the plan,
 the token and the limits are checked in `server.py`.
 """
 
@@ -57,7 +57,7 @@ class Candles:
 def split_path(raw_path: bytes, prefix: str) -> list[str] | None:
     """Return the four decoded segments behind the candle route's prefix, or None if there are not four.
 
-    The path is split before it is decoded, and a `|` in it may be raw (upstox-api.md section 1.2).
+    The path is split before it is decoded, and a `|` in it may be raw (docs/upstox-api.md).
     """
     segments = raw_path.decode("latin-1").removeprefix(prefix).split("/")
     return (

@@ -90,7 +90,7 @@ def aggregate(minutes: Bars, interval: str) -> Bars:
     """Make the bars of a coarser interval from ascending minutes.
 
     First open, highest high, lowest low, last close, summed volume, last open interest. Bars are counted from 09:15, so
-    the first 30-minute bar of a day starts at 09:15; daily bars start at midnight IST (upstox-api, candle semantics).
+    the first 30-minute bar of a day starts at 09:15; daily bars start at midnight IST (docs/upstox-api.md).
     """
     width = WIDTHS[interval]
     if width == WIDTHS["1minute"] or not len(minutes):

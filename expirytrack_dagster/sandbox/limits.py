@@ -1,7 +1,7 @@
 """Rate limits as the sandbox enforces them: strict sliding windows, counted when a request arrives.
 
 Belongs here: counting. What a refusal looks like is `server.py`'s affair. Upstox does not say whether its windows
-slide; these are the strictest reading (upstox-api.md section 4), so a client that is never refused here is safe there.
+slide; these are the strictest reading (docs/upstox-api.md), so a client that is never refused here is safe there.
 """
 
 from __future__ import annotations

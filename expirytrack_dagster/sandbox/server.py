@@ -2,7 +2,7 @@
 
 Belongs here: which answer a request gets. Formats are in `wire.py`, parameters in `asking.py`, data in the markets.
 
-A request is checked as upstox-api.md section 8 lists it: route (404), token (401), limits (429), form (400), plan
+A request is checked as docs/upstox-api.md lists it: route (404), token (401), limits (429), form (400), plan
 (401), key (400), range (400). It counts in its token's windows when it has arrived with a good token, whatever its
 answer; the content network's faults come before that and do not count. The instruments master is public and does not
 count either.

@@ -1,7 +1,7 @@
 """The trading calendar of the synthetic market: which days trade, from when, and for how many minutes.
 
 Belongs here: days, sessions and the shift of an expiry off a holiday. The dates follow the exchanges' published lists
-as far as they are known (upstox-api.md section 6.3); the collector never reads this, it takes hours from the data.
+as far as they are known (docs/upstox-api.md); the collector never reads this, it takes hours from the data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How the sandbox behaves and misbehaves: one typed structure, settable at the start and at run time.
 
 Belongs here: the switches and the counting that decides which request a fault hits. What a fault does to an answer is
-in `server.py`. The list follows upstox-api.md sections 3.2 and 8.
+in `server.py`. The list follows docs/upstox-api.md.
 """
 
 from __future__ import annotations

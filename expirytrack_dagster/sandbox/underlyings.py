@@ -1,7 +1,7 @@
 """The underlyings of the synthetic market and their contract rules: expiry weekdays, lots, strike steps.
 
 Belongs here: facts about underlyings that change with the date, and the list of expiries that follows from them. The
-sources are upstox-api.md sections 6.1, 6.2 and 6.5; what those do not settle is marked as plausible.
+source is docs/upstox-api.md; what those do not settle is marked as plausible.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What goes over the wire: the bodies of good answers, errors and pages, as bytes.
 
-Belongs here: formats only. Which answer a request gets is decided in `server.py`. Shapes follow upstox-api.md sections
-2 and 3.1; whole prices are written as integers (`24624` next to `24618.9`), as in the recorded answers.
+Belongs here: formats only. Which answer a request gets is decided in `server.py`. Shapes follow
+docs/upstox-api.md; whole prices are written as integers (`24624` next to `24618.9`), as in the recorded answers.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _round(keys: Sequence[str], answers: Sequence[bytes]) -> tuple[float, float,
 def _join(keys: Sequence[str], tables: Sequence[pa.Table]) -> pd.DataFrame:
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     codes = np.repeat(np.arange(len(keys), dtype=np.int32), [table.num_rows for table in tables])
-    return frame.assign(instrument_key=pd.Categorical.from_codes(codes, categories=pd.Index(keys, dtype="str")))
+    return frame.assign(instrument_key=pd.Categorical.from_codes(codes, categories=pd.Index(list(keys), dtype="str")))
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -61,7 +61,8 @@ def _spread(costs: Callable[[Path, int], list[float]], home: Path, count: int) -
 
 def our_costs(home: Path, count: int) -> list[float]:
     """Return the seconds that each of so many slots cost; the pauses between them do not count."""
-    call, costs = Call("candles", "NSE_FO|1|28-08-2025"), []
+    call = Call("candles", "NSE_FO|1|28-08-2025")
+    costs: list[float] = []
     with StateDatabase(home / "state.sqlite") as state:
         ledger = RequestLedger(state, limits_of(_LIMITS))
         while len(costs) < count:
@@ -79,13 +80,12 @@ def our_costs(home: Path, count: int) -> list[float]:
 
 def peer_costs(home: Path, count: int) -> list[float]:
     """Return the seconds that each of so many permits of the peer cost."""
-    costs = []
+    costs: list[float] = []
     with Limiter(open_bucket(home, _LIMITS)) as limiter:
         while len(costs) < count:
             began = time.perf_counter()
-            taken = limiter.try_acquire("upstox", blocking=False)
-            if taken:
-                costs.append(time.perf_counter() - began)
+            limiter.try_acquire("upstox")  # its other form, blocking=False, does not work with a lock file
+            costs.append(time.perf_counter() - began)
             _pause()
     return costs
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -149,7 +150,7 @@ def seen(url: str) -> Seen:
 def split(url: str, home: Path, limits: str, first: int, count: int) -> list[Share]:
     """Divide requests evenly among the processes."""
     bounds = [first + count * part // PROCESSES for part in range(PROCESSES + 1)]
-    return [Share(url, home, limits, low, high - low) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [Share(url, home, limits, low, high - low) for low, high in pairwise(bounds)]
 
 
 def start(target: Callable[[Share], None], shares: Iterable[Share]) -> list[BaseProcess]:
