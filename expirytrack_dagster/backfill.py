@@ -102,14 +102,18 @@ class Backfill:
     def collect(self, symbols: Sequence[str], expiries: Sequence[date], *, refetch: bool = False) -> Outcome:
         """Discover where needed, then collect every wanted cell that is not complete, newest expiry first.
 
-        An error of the token or the plan ends it at once; any other error ends its cell only.
-
-        Raises:
-            ConfigurationError: a wanted expiry is not listed.
+        An error of the token or the plan ends it at once; any other error ends its cell, or its underlying, only.
         """
         outcome = Outcome()
+        wanted: dict[str, list[date]] = {}
         try:
-            wanted = {symbol: self._wanted(symbol, expiries, outcome, refetch=refetch) for symbol in symbols}
+            for symbol in symbols:
+                try:
+                    wanted[symbol] = self._wanted(symbol, expiries, outcome, refetch=refetch)
+                except AuthenticationError:
+                    raise
+                except ExpiryTrackError as error:
+                    outcome.errors.append(str(error))
             for symbol, days in wanted.items():
                 for day in days:
                     self._collect_cell(symbol, day, outcome, refetch=refetch)

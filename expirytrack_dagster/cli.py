@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
+
+
 @app.command()
 def track(
     symbol: Annotated[str, typer.Argument(help="Short symbol, such as NIFTY or RELIANCE.")],
@@ -45,20 +52,22 @@ def track(
 ) -> None:
     """Track an underlying: it becomes a partition at once, without a restart."""
     from expirytrack_dagster.backfill import track as track_underlying
-    from expirytrack_dagster.console import out
+    from expirytrack_dagster.collect.tracking import check_symbol
+    from expirytrack_dagster.console import say
     from expirytrack_dagster.instance import open_instance
 
     settings = load_settings()
+    symbol = check_symbol(symbol)  # before anything is written
     with open_instance(settings) as instance:
         underlying = track_underlying(settings, instance, symbol, key)
-    out.print(f"Tracking {underlying.symbol} ({underlying.instrument_key}).")
+    say(f"Tracking {underlying.symbol} ({underlying.instrument_key}).")
 
 
 @app.command()
 def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
     """Stop tracking an underlying; what was collected stays in the archive."""
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.console import out
+    from expirytrack_dagster.console import say
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.partitions import remove_underlying
     from expirytrack_dagster.state import StateDatabase
@@ -69,15 +78,17 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
         raise ConfigurationError(f"{symbol} is not tracked.")
     with open_instance(settings) as instance:
         remove_underlying(instance, symbol)
-    out.print(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
+    say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
 
 
 @app.command()
 def collect(
     symbols: Annotated[list[str] | None, typer.Argument(help="Symbols; all tracked ones if none is given.")] = None,
     expiry: Annotated[
-        list[datetime] | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Only this expiry (repeat for more); all listed ones if not given."),
+        list[date] | None,
+        typer.Option(
+            parser=_day, metavar="YYYY-MM-DD", help="Only this expiry (repeat for more); all listed ones if not given."
+        ),
     ] = None,
     *,
     refetch: Annotated[bool, typer.Option(help="Ask again even for what the archive holds for good.")] = False,
@@ -93,14 +104,15 @@ def collect(
 
     settings = load_settings()
     started = time.monotonic()
-    wanted = symbols or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
+    named = dict.fromkeys(tracking.check_symbol(symbol) for symbol in symbols or [])  # before anything is written
+    wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
     progress = console.ProgressBars()
-    with open_instance(settings) as instance, progress.bars:
+    with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
         backfill = Backfill(settings, instance, progress)
-        outcome = backfill.collect(tracked, [day.date() for day in expiry or []], refetch=refetch)
+        outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
     if as_json:
         console.out.print_json(json.dumps(_as_json(outcome)))
     else:
@@ -136,17 +148,17 @@ def status(*, as_json: JsonOption = False) -> None:
         }
         console.out.print_json(json.dumps(report))
         return
-    console.out.print(f"Archive: {settings.database}")
+    console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
-    console.out.print(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
+    console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
     for window in budget.windows:
         left = window.limit.requests - window.used
-        console.out.print(f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s")
+        console.say(f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s")
     if budget.cooldown_reason:
-        console.out.print(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}")
+        console.say(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}")
     collected = cells[cells["contracts"] > 0]
     for symbol, listed in cells.groupby("underlying"):
-        console.out.print(f"{symbol}: {len(listed)} expiries listed, {(listed['contracts'] > 0).sum()} collected")
+        console.say(f"{symbol}: {len(listed)} expiries listed, {(listed['contracts'] > 0).sum()} collected")
     if len(collected):
         console.out.print(console.cells_table(collected))
 
@@ -172,8 +184,8 @@ def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] =
     os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
     settings = load_settings()
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
-        if ui and not servers.is_free(port):
-            raise ConfigurationError(f"Port {port} is taken: choose another one with PORT=3001.")
+        if ui:
+            servers.require_free(port)  # before anything is collected
         outcome, seconds = run_demo(children, settings.home)
         _show(outcome, seconds, every_check=True)
         if outcome.exit_code:
@@ -184,11 +196,12 @@ def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] =
 
 def _serve_ui(children: Children, port: int) -> None:
     from expirytrack_dagster import servers
-    from expirytrack_dagster.console import out
+    from expirytrack_dagster.console import say
 
-    out.print("Starting the Dagster UI ...")
+    servers.require_free(port)
+    say("Starting the Dagster UI ...")
     url = servers.start_ui(children, port)
-    out.print(f"Dagster UI: {url}  (Ctrl-C ends it)")
+    say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()
         time.sleep(0.5)
@@ -203,19 +216,18 @@ def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> Non
     lines = outcome.checks if every_check else [line for line in outcome.checks if not line.passed]
     if lines:
         console.out.print(console.checks_table(lines))
-    console.out.print("")
     for sentence in outcome.errors:
-        console.err.print(sentence, style="red", soft_wrap=True)
-    if outcome.exit_code == 4:  # noqa: PLR2004 -- the exit codes are in the module's docstring
+        console.say(sentence, to=console.err, style="red")
+    if outcome.errors and not len(outcome.cells):
         return
     done = len(outcome.cells) - len(outcome.incomplete)
     candles = int(outcome.cells["candles"].sum()) if len(outcome.cells) else 0
-    console.out.print(
-        f"{done:,} of {len(outcome.cells):,} cells complete, {candles:,} candles, "
+    console.say(
+        f"\n{done:,} of {len(outcome.cells):,} cells complete, {candles:,} candles, "
         f"{outcome.requests:,} requests, {seconds:.1f} s."
     )
     if len(outcome.incomplete):
-        console.err.print("Not complete yet: run the same command again, only what is missing is asked.")
+        console.say("Not complete yet: run the same command again, only what is missing is asked.", to=console.err)
 
 
 def _as_json(outcome: Outcome) -> dict[str, object]:
@@ -244,7 +256,7 @@ def main() -> None:
     try:
         app()
     except ExpiryTrackError as error:
-        from expirytrack_dagster.console import err
+        from expirytrack_dagster import console
 
-        err.print(str(error), style="red", soft_wrap=True, markup=False)
+        console.say(str(error), to=console.err, style="red")
         sys.exit(error.exit_code)

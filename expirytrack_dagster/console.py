@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,7 @@ from rich.progress import (
     Progress as Bars,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import logging
@@ -34,8 +35,13 @@ err = Console(stderr=True, highlight=False)
 _UNFINISHED = ("partial", "refused", "failed", "unasked")
 
 
+def say(sentence: str, *, to: Console = out, style: str | None = None) -> None:
+    """Print a sentence as it is: never cut into lines of 80, and brackets in it are not taken for markup."""
+    to.print(sentence, style=style, markup=False, soft_wrap=True)
+
+
 class ProgressBars:
-    """Takes the place of `ProgressResource`: one bar a cell."""
+    """Takes the place of `ProgressResource`: one bar a cell, drawn until the `with` block ends."""
 
     def __init__(self) -> None:
         """Draw on standard error, so that standard output holds results only."""
@@ -50,6 +56,15 @@ class ProgressBars:
             console=err,
         )
 
+    def __enter__(self) -> Self:
+        """Draw nothing yet: where nothing is asked, there is nothing to show."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Leave the bars as they are."""
+        if self.bars.live.is_started:
+            self.bars.stop()
+
     def following(self, log: logging.Logger) -> Progress:
         """Return a bar for the next cell."""
         del log
@@ -63,6 +78,7 @@ class _Bar:
         self._rows = 0
 
     def begin(self, label: str, total: int) -> None:
+        self._bars.start()
         self._task = self._bars.add_task(label, total=total, rows=0)
 
     def advance(self, answer: Answer) -> None:
@@ -102,6 +118,6 @@ def checks_table(lines: Iterable[CheckLine]) -> Table:
         if line.cell != cell:
             cell = line.cell
             table.add_row()
-            table.add_row("", f"[bold]{cell}[/]")
-        table.add_row("[green]pass[/]" if line.passed else "[yellow]FAIL[/]", line.name, line.summary)
+            table.add_row("", Text(cell, style="bold"))
+        table.add_row("[green]pass[/]" if line.passed else "[yellow]FAIL[/]", line.name, Text(line.summary))
     return table

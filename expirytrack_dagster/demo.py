@@ -32,7 +32,7 @@ def run_demo(children: Children, home: Path) -> tuple[Outcome, float]:
     What the archive already holds is not asked again. The sandbox goes on serving until `children` end.
     """
     port = free_port()
-    console.out.print(f"Starting a local Upstox with a made-up market; everything is kept in {home}.")
+    console.say(f"Starting a local Upstox with a made-up market; everything is kept in {home}.")
     children.start("sandbox", *this_program(), "sandbox", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
     children.wait_for("sandbox", f"{url}/_sandbox/stats")
@@ -43,7 +43,7 @@ def run_demo(children: Children, home: Path) -> tuple[Outcome, float]:
     started = time.monotonic()
     outcome = Outcome()
     progress = console.ProgressBars()
-    with open_instance(settings) as instance, progress.bars:
+    with open_instance(settings) as instance, progress:
         backfill = Backfill(settings, instance, progress)
         for symbol in UNDERLYINGS:
             track(settings, instance, symbol)

@@ -11,16 +11,18 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── EdgeBlocked                  an HTML page of the CDN instead of the API's answer
     │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
-    │   └── StateLocked                  the state database is busy
+    │   ├── StateLocked                  the state database is busy
+    │   └── CellBusy                     another run is collecting the same cell
     ├── PartialError
     │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
-    │   ├── DateRangeRefused             UDAPI1148: the window is too wide
+    │   │   └── DateRangeRefused         UDAPI1148: the window is too wide
     │   └── UnfitData                    a contract list or a cell that must not be written
     └── CriticalError
         ├── AuthenticationError          exit code 4
         │   ├── TokenMissing
         │   ├── TokenRejected            UDAPI100050 and its kin
         │   └── PlanRequired             UDAPI1149
+        ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
         └── StorageError
@@ -94,6 +96,10 @@ class StateLocked(RecoverableError):
     """Another process held the state database for too long."""
 
 
+class CellBusy(RecoverableError):
+    """Another run is collecting the same cell."""
+
+
 class PartialError(ExpiryTrackError):
     """Something is missing or unfit; the rest goes on."""
 
@@ -138,6 +144,10 @@ class TokenRejected(AuthenticationError):
 
 class PlanRequired(AuthenticationError):
     """The account has no Upstox Plus plan (UDAPI1149)."""
+
+
+class CertificateRefused(CriticalError):
+    """The host's certificate is not trusted, or none of its keys is pinned; nothing was sent to it."""
 
 
 class MalformedResponse(CriticalError):

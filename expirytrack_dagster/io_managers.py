@@ -7,12 +7,14 @@ which writer takes which asset.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import cell_of
 from expirytrack_dagster.resources import WarehouseResource
 
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StagedCandles:
-    """What the asset `candles` hands over: files, not rows; `statuses` as columns of `contract_status`."""
+    """What the asset `candles` hands over: files, not rows; `statuses` as columns of `contract_status`.
+
+    The cell is this run's alone until `let_go` is called, which whoever takes the files over must do.
+    """
 
     batches: list[Batch]
     statuses: pd.DataFrame
     staging: CellStaging
+    let_go: Callable[[], None]
 
 
 class ArchiveIOManager(dg.ConfigurableIOManager):
@@ -38,26 +44,32 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | StagedCandles) -> None:
         """Replace the partition's rows; a failure leaves the old ones."""
-        from expirytrack_dagster.warehouse import cells
-
-        warehouse = self.warehouse.open()
-        table = context.asset_key.path[-1]
-        if isinstance(obj, StagedCandles):
-            underlying, expiry = cell_of(context.asset_partition_key)
-            files = [batch.path for batch in obj.batches]
-            cells.write_candles(
-                warehouse, underlying, date.fromisoformat(expiry), files, obj.statuses, run_id=context.run_id
-            )
-            obj.staging.clear()
-        elif table == "contracts":
-            underlying, expiry = cell_of(context.asset_partition_key)
-            cells.write_contracts(warehouse, underlying, date.fromisoformat(expiry), obj)
-        else:
-            cells.write_expiries(warehouse, context.asset_partition_key, obj)
+        with readable_failures():
+            self._write(context, obj)
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
         """Return the contracts of the cell, in the order of their keys."""
         from expirytrack_dagster.warehouse import reader
 
         underlying, expiry = cell_of(context.asset_partition_key)
-        return reader.contracts(self.warehouse.open(), underlying, date.fromisoformat(expiry))
+        with readable_failures():
+            return reader.contracts(self.warehouse.open(), underlying, date.fromisoformat(expiry))
+
+    def _write(self, context: dg.OutputContext, obj: pd.DataFrame | StagedCandles) -> None:
+        from expirytrack_dagster.warehouse import cells
+
+        warehouse, partition = self.warehouse.open(), context.asset_partition_key
+        if isinstance(obj, StagedCandles):
+            underlying, day = cell_of(partition)
+            files = [batch.path for batch in obj.batches]
+            run_id = context.run_id
+            try:
+                cells.write_candles(warehouse, underlying, date.fromisoformat(day), files, obj.statuses, run_id=run_id)
+                obj.staging.clear()
+            finally:
+                obj.let_go()
+        elif context.asset_key.path[-1] == "contracts":
+            underlying, day = cell_of(partition)
+            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj)
+        else:
+            cells.write_expiries(warehouse, partition, obj)

@@ -56,6 +56,9 @@ def add_expiries(instance: dg.DagsterInstance, dates: Iterable[str]) -> list[str
 def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collection[str]]) -> int:
     """Record every cell that its exchange never listed as settled, without a run; return how many were new.
 
+    A date after the newest one that the API lists for an underlying is left open: the list may be older than the
+    date, and a cell that is settled would never show as missing again.
+
     Args:
         instance: where the grid lives.
         listed: for each discovered underlying, the ISO dates that the API lists.
@@ -65,9 +68,10 @@ def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collectio
     for asset in CELL_ASSETS:
         known = instance.get_materialized_partitions(asset)
         for underlying, own in listed.items():
+            newest = max(own, default="")
             for date in dates:
                 key = cell_key(underlying, date)
-                if date in own or key in known:
+                if date > newest or date in own or key in known:
                     continue
                 instance.report_runless_asset_event(
                     dg.AssetMaterialization(

@@ -43,11 +43,22 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
         return RequestLedger(self.state(), self.settings().rate_limits)
 
-    def client(self, run_id: str) -> UpstoxClient:
-        """Return a client whose requests are booked on this run; use it as an async context manager."""
+    def client(self, run_id: str, *, fresh: bool = False) -> UpstoxClient:
+        """Return a client whose requests are booked on this run; use it as an async context manager.
+
+        A fresh one asks the API even for what the answer cache holds.
+        """
         from expirytrack_dagster.upstox.client import UpstoxClient
 
-        return UpstoxClient(self.settings(), self.ledger(), run_id=run_id)
+        return UpstoxClient(self.settings(), self.ledger(), run_id=run_id, fresh=fresh)
+
+    def forget_answers(self, *instrument_keys: str) -> None:
+        """Drop kept answers about these instruments, so that the next run asks the API again."""
+        from expirytrack_dagster.upstox.cache import kept_answers
+        from expirytrack_dagster.upstox.clock import SystemClock
+
+        if cache := kept_answers(self.settings(), SystemClock()):
+            cache.forget(instrument_keys)
 
 
 class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):

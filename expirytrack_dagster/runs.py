@@ -15,9 +15,9 @@ import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
 
 from expirytrack_dagster import partitions
-from expirytrack_dagster.assets.common import EXIT_CODE_METADATA
 from expirytrack_dagster.checks.specs import candles_checks, contracts_checks
 from expirytrack_dagster.definitions import build_defs
+from expirytrack_dagster.failures import EXIT_CODE_METADATA
 from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _failure(result: dg.ExecuteInProcessResult) -> tuple[str, int]:
             own = event.step_failure_data.user_failure_data
             if own is not None:
                 code = own.metadata.get(EXIT_CODE_METADATA)
-                return own.description or "The run failed.", code.value if isinstance(code, dg.IntMetadataValue) else 1
+                return own.description or "The run failed.", (isinstance(code, dg.IntMetadataValue) and code.value) or 1
             errors.append(event.step_failure_data.error)
         elif event.is_job_failure:
             errors.append(event.job_failure_data.error)

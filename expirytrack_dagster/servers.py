@@ -102,18 +102,32 @@ class Children:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, and both end it without a traceback."""
+    """Let SIGTERM end the block as Ctrl-C does, and both end it without a traceback.
+
+    Ctrl-C is claimed too, because a shell without job control starts a program in the background with it ignored.
+    """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def require_free(port: int) -> None:
+    """Refuse a port on which another program listens.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    if not is_free(port):
+        raise ConfigurationError(f"Port {port} is taken: choose another one with --port (or PORT=3001 for make).")
 
 
 def start_ui(children: Children, port: int) -> str:
@@ -123,8 +137,7 @@ def start_ui(children: Children, port: int) -> str:
         ConfigurationError: the port is taken.
         ExpiryTrackError: one of them ended or did not answer.
     """
-    if not is_free(port):
-        raise ConfigurationError(f"Port {port} is taken: choose another one with --port (or PORT=3001 for make).")
+    require_free(port)
     url = f"http://127.0.0.1:{port}"
     children.start(
         "webserver", script("dagster-webserver"), "--host", "127.0.0.1", "--port", str(port), "--module-name", LOCATION

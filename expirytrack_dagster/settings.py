@@ -7,7 +7,12 @@ properties. Nothing here opens a file other than `expirytrack.toml` or talks to 
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import ipaddress
+import math
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,12 +54,13 @@ def parse_rate_limits(text: object) -> object:
         return text
     limits = []
     for part in text.split(","):
-        requests, slash, seconds = part.strip().partition("/")
-        if not slash:
+        requests, _, seconds = part.strip().partition("/")
+        try:
+            limit = RateLimit(seconds=float(seconds), requests=int(requests))
+        except ValueError:
             message = f"'{part.strip()}' is not of the form requests/seconds, such as 50/1"
-            raise ValueError(message)
-        limit = RateLimit(seconds=float(seconds), requests=int(requests))
-        if limit.requests < 1 or limit.seconds <= 0:
+            raise ValueError(message) from None
+        if limit.requests < 1 or not 0 < limit.seconds < math.inf:
             message = f"'{part.strip()}' allows nothing: both numbers must be above zero"
             raise ValueError(message)
         limits.append(limit)
@@ -83,6 +89,22 @@ def _check_api_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def parse_pins(text: object) -> object:
+    """Turn `sha256/...,sha256/...` into hashes of public keys; anything but text passes unchanged."""
+    if not isinstance(text, str):
+        return text
+    pins = tuple(part.strip() for part in text.split(","))
+    for pin in pins:
+        try:
+            digest = base64.b64decode(pin.removeprefix("sha256/"), validate=True)
+        except binascii.Error:
+            digest = b""
+        if not pin.startswith("sha256/") or len(digest) != hashlib.sha256().digest_size:
+            message = f"'{pin}' is not of the form sha256/ and 44 characters of base64"
+            raise ValueError(message)
+    return pins
+
+
 PROFILES: dict[str, dict[str, object]] = {
     "production": {},
     "development": {"rate_limits": "10/1,100/60,500/1800", "workers": 2, "log_level": "DEBUG"},
@@ -108,11 +130,56 @@ class Settings(BaseSettings):
         RateLimit(60, 500),
         RateLimit(1800, 2000),
     )
-    workers: int = Field(10, ge=1, le=100, description="Requests under way at once in a process.")
+    rate_scope: Literal["account", "family"] = Field(
+        "account",
+        description="What the limits apply to: all requests of the account together (careful), or each family of "
+        "endpoints (expiries, contracts, candles, profile) for itself.",
+    )
+    rate_burst: int = Field(
+        5, ge=1, le=1000, description="Requests that may leave at once, before the shortest window's rate paces them."
+    )
+    discovery_workers: int = Field(
+        1, ge=1, le=100, description="Requests for expiries or the profile under way at once in a process."
+    )
+    contract_workers: int = Field(
+        5, ge=1, le=100, description="Requests for contract lists under way at once in a process."
+    )
+    workers: int = Field(10, ge=1, le=100, description="Requests for candles under way at once in a process.")
+    breaker_failures: int = Field(
+        5, ge=1, le=1000, description="Failures in a row after which nobody asks for a while."
+    )
+    breaker_pause: float = Field(
+        5.0,
+        gt=0,
+        le=600,
+        description="Seconds of the first such pause, which is waited out; the next ones double up to ten minutes.",
+    )
     timeout: float = Field(30.0, gt=0, description="Seconds to wait for an answer.")
     max_retries: int = Field(3, ge=0, le=10)
-    http2: bool = Field(default=True, description="Offer HTTP/2; off means HTTP/1.1.")
-    window_days: int = Field(1830, ge=1, description="Width of the first window asked for, in days.")
+    http2: bool = Field(
+        default=False, description="Offer HTTP/2; off means HTTP/1.1, which costs half the processor for long answers."
+    )
+    pins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_pins)] = Field(
+        (),
+        description="SHA-256 hashes of public keys, sha256/... in base64: a host must prove to have one of them (its "
+        "own or that of an authority of its certificate). For https addresses; none by default.",
+    )
+    signing_key: Path | None = Field(
+        None,
+        description="File of an Ed25519 private key (PEM) or a shared secret (hmac-sha256): signs every request "
+        "(RFC 9421) for a gateway of your own. Upstox needs none.",
+    )
+    signing_key_id: str = Field(
+        "expirytrack",
+        pattern=r"^[!#-\[\]-~]{1,128}$",
+        description="The name by which the gateway knows the signing key; printable, no spaces, quotes, backslashes.",
+    )
+    cache: bool = Field(default=True, description="Keep answers that do not change; off asks for everything anew.")
+    cache_mb: int = Field(512, ge=1, le=1_000_000, description="Bound of the kept answers on disk, in MiB.")
+    cache_minutes: float = Field(
+        15.0, ge=0, description="Minutes for which an answer that may still change, such as expiries, is believed."
+    )
+    window_days: int = Field(1830, ge=1, le=36_500, description="Width of the first window asked for, in days.")
     batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
@@ -148,6 +215,11 @@ class Settings(BaseSettings):
         return self.home / "state.sqlite"
 
     @property
+    def answers(self) -> Path:
+        """The SQLite file of kept answers."""
+        return self.home / "cache" / "answers.sqlite"
+
+    @property
     def staging(self) -> Path:
         """Folder of answered batches that wait for their cell's transaction."""
         return self.home / "staging"
@@ -171,7 +243,8 @@ def load_settings(**overrides: object) -> Settings:
     The home becomes an absolute path, so that a later change of folder does not move it.
 
     Raises:
-        ConfigurationError: a value cannot be used; the sentence names the key, the value and what is wrong.
+        ConfigurationError: a value cannot be used; the sentence names the key, the value and what is wrong. Or
+            `expirytrack.toml` cannot be read.
     """
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]
@@ -181,4 +254,6 @@ def load_settings(**overrides: object) -> Settings:
         shown = "" if key == "access_token" else f" ({first['input']!r})"
         message = f"{PREFIX}{key.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}."
         raise ConfigurationError(message) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"expirytrack.toml cannot be read: {error}.") from None
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

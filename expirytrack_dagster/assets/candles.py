@@ -3,15 +3,18 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema, readable_failures
+from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
 from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import candles_checks
+from expirytrack_dagster.errors import UnfitData
+from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.io_managers import StagedCandles
 from expirytrack_dagster.partitions import cell_of, cells
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
@@ -49,9 +52,10 @@ def candles(
     started = time.monotonic()
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
-    with readable_failures():
-        settings, archive = upstox.settings(), warehouse.open()
-        staging = CellStaging(settings.staging / symbol / day)
+    settings, archive = upstox.settings(), warehouse.open()
+    staging = CellStaging(settings.staging / symbol / day)
+    with readable_failures(), ExitStack() as cell:
+        cell.enter_context(staging.held())
         known = reader.statuses(archive, symbol, expiry)
         batches = _collect(context, contracts, known, staging, upstox, progress.following(context.log), config)
         fresh = {status.instrument_key for batch in batches for status in batch.statuses}
@@ -66,13 +70,12 @@ def candles(
         for outcome in verdict.outcomes:
             yield check_result(outcome, "candles")
         if verdict.unfit is not None:
-            raise dg.Failure(
-                description=f"{verdict.unfit.summary} The cell was not written; what arrived is kept in "
-                f"{staging.folder.relative_to(settings.home)}.",
-                allow_retries=False,
+            raise UnfitData(
+                f"{verdict.unfit.summary} What arrived is kept in {staging.folder.relative_to(settings.home)}: refetch "
+                "the cell, or raise EXPIRYTRACK_QUARANTINE_THRESHOLD to take it as it is."
             )
         yield dg.Output(
-            StagedCandles(batches, verdict.fresh_statuses, staging),
+            StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
             metadata={
                 **verdict.numbers,
                 "requests": upstox.ledger().spent(context.run.run_id),
@@ -96,6 +99,8 @@ def _collect(
 
     symbol, day = cell_of(context.partition_key)
     settings, state = upstox.settings(), upstox.state()
+    if config.refetch:
+        staging.clear()
     sealed = set() if config.refetch else set(known["instrument_key"]) - set(incomplete(known)["instrument_key"])
     request = CellRequest(
         label=f"{symbol} {day}",
@@ -109,7 +114,7 @@ def _collect(
     )
 
     async def ask() -> "list[Batch]":
-        async with upstox.client(context.run.run_id) as client:
+        async with upstox.client(context.run.run_id, fresh=config.refetch) as client:
             return await collect_cell(client, request, staging, progress)
 
     return asyncio.run(ask())

@@ -7,10 +7,12 @@ from datetime import date
 
 import dagster as dg
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema, readable_failures
+from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
 from expirytrack_dagster.assets.expiries import expiries
 from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import contracts_checks
+from expirytrack_dagster.errors import UnfitData
+from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import UNDERLYING, cell_of, cells
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
@@ -56,7 +58,7 @@ def contracts(
         else:
 
             async def ask() -> listing.ContractList:
-                async with upstox.client(context.run.run_id) as client:
+                async with upstox.client(context.run.run_id, fresh=config.refetch) as client:
                     return await listing.ask_contracts(client, underlying, expiry)
 
             found = asyncio.run(ask())
@@ -64,7 +66,8 @@ def contracts(
         outcome = check_contracts(found.frame, underlying_key=underlying.instrument_key, expiry=expiry)
         yield check_result(outcome, "contracts")
         if outcome.fatal and not outcome.passed:
-            raise dg.Failure(description=outcome.summary, allow_retries=False)
+            upstox.forget_answers(underlying.instrument_key)
+            raise UnfitData(outcome.summary)
         kinds = found.frame["instrument_type"].value_counts()
         yield dg.Output(
             found.frame,

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from expirytrack_dagster.assets.common import OWNERS, column_schema, readable_failures
+from expirytrack_dagster.assets.common import OWNERS, column_schema
 from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import expiries_checks
+from expirytrack_dagster.errors import UnfitData
+from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import add_expiries, settle_unlisted, underlyings
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
@@ -39,14 +41,15 @@ def expiries(
         underlying = tracking.find(upstox.state(), context.partition_key)
 
         async def ask() -> discovery.Discovery:
-            async with upstox.client(context.run.run_id) as client:
+            # Whoever materializes this asks what is new: an answer kept minutes ago would not say.
+            async with upstox.client(context.run.run_id, fresh=True) as client:
                 return await discovery.discover(client, underlying, datetime.now(tz=UTC))
 
         found = asyncio.run(ask())
         outcome = check_expiries(found.frame)
         yield check_result(outcome, "expiries")
         if outcome.fatal and not outcome.passed:
-            raise dg.Failure(description=outcome.summary, allow_retries=False)
+            raise UnfitData(outcome.summary)
 
         dates = sorted(day.isoformat() for day in found.dates)
         new = add_expiries(context.instance, dates)

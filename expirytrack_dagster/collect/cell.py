@@ -8,6 +8,7 @@ arrived are staged first. One contract is `contract.py`, the files are `staging.
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 
 from expirytrack_dagster.collect.contract import Answer, CandleSource, Inquiry
-from expirytrack_dagster.collect.staging import Batch, CellStaging, rows_of
-from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
+from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
+from expirytrack_dagster.collect.states import SEALED, ContractStatus
 from expirytrack_dagster.quality.candles import split_candles
 from expirytrack_dagster.quality.continuity import merge_minutes, minute_counts
 
@@ -76,7 +77,7 @@ async def collect_cell(
     """Ask for every contract of the cell that is not sealed, and return all that is staged.
 
     Raises:
-        CriticalError, EdgeBlocked, DiskFull: the work stopped early; what had arrived is staged.
+        CriticalError: of the token, the plan or the storage; the work stopped early, what had arrived is staged.
     """
     staged = staging.batches()
     settled = {s.instrument_key for batch in staged for s in batch.statuses if s.status in SEALED}
@@ -129,7 +130,7 @@ def evidence_of(batches: Sequence[Batch]) -> Evidence:
     statuses = [status for batch in batches for status in batch.statuses]
     return Evidence(
         minutes=merge_minutes(minutes),
-        bad=pd.concat(bad, ignore_index=True) if bad else pd.DataFrame(columns=columns),
+        bad=pd.concat(bad, ignore_index=True) if bad else SCHEMA.empty_table().to_pandas()[columns],
         received=sum(s.candles + s.quarantined + s.duplicates for s in statuses),
         duplicates=sum(s.duplicates for s in statuses),
     )
@@ -137,22 +138,30 @@ def evidence_of(batches: Sequence[Batch]) -> Evidence:
 
 @dataclass(slots=True)
 class _Basket:
-    """Answers that wait to be validated and staged together."""
+    """Answers that wait to be validated and staged together.
+
+    Staging happens in a thread, and once more at the end; the lock keeps an answer from being staged twice when the
+    work is stopped while that thread is under way.
+    """
 
     expiry: date
     staging: CellStaging
     now: Callable[[], datetime]
     answers: list[Answer] = field(default_factory=list)
     rows: int = 0
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.rows += answer.rows
 
     def stage(self) -> None:
-        if not self.answers:
-            return
-        answers, self.answers, self.rows = self.answers, [], 0
+        with self.turn:
+            answers, self.answers, self.rows = self.answers, [], 0
+            if answers:
+                self._write(answers)
+
+    def _write(self, answers: Sequence[Answer]) -> None:
         split = split_candles(_frame(answers), self.expiry)
         spans = split.good.groupby("instrument_key", observed=True)["ts"].agg(["size", "min", "max"])
         good = {
@@ -195,4 +204,4 @@ def _frame(answers: Sequence[Answer]) -> pd.DataFrame:
 
 def incomplete(statuses: pd.DataFrame) -> pd.DataFrame:
     """Return the contracts that are not final."""
-    return statuses[~statuses["status"].isin([str(state) for state in (State.COMPLETE, State.EMPTY_PROVEN)])]
+    return statuses[~statuses["status"].isin([str(state) for state in SEALED])]

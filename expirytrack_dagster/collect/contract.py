@@ -95,13 +95,13 @@ class Inquiry:
         return answer
 
     async def _ask_minutes(self, answer: Answer) -> None:
-        last = self.expiry
+        oldest = last = self.expiry
         while True:
             window, table = await self._ask_window(MINUTES, self.minutes, last)
-            if table.num_rows == 0:
-                return
-            answer.tables.append(table)
-            if not window.reached_by(_first_day(table)):
+            if table.num_rows:
+                answer.tables.append(table)
+                oldest = min(oldest, _first_day(table))
+            if not window.reached_by(oldest):
                 return
             last = window.before()
 

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from expirytrack_dagster.collect.states import ContractStatus
-from expirytrack_dagster.errors import DiskFull, StorageError
+from expirytrack_dagster.errors import CellBusy, DiskFull, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +65,27 @@ class CellStaging:
         self.folder = folder
         self._naming = threading.Lock()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the cell to this run for the length of the block; the lock dies with its process.
+
+        Raises:
+            CellBusy: another run holds it.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder.with_suffix(".lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            cell = f"{self.folder.parent.name} {self.folder.name}"
+            raise CellBusy(
+                f"Another run is collecting {cell}: let it end, then run again if anything is missing."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def write(self, good: pd.DataFrame, bad: pd.DataFrame, statuses: Sequence[ContractStatus]) -> Batch:
         """Put a batch on disk, whole or not at all.
 
@@ -98,6 +121,9 @@ class CellStaging:
             kept = [status for status in batch.statuses if status.instrument_key not in keys]
             if len(kept) == len(batch.statuses):
                 continue
+            if not kept:
+                batch.path.unlink()
+                continue
             table = pq.read_table(batch.path)
             gone = pc.is_in(table.column("instrument_key"), value_set=pa.array(sorted(keys), pa.string()))
             self._put(batch.path, table.filter(pc.invert(gone)), kept)
@@ -121,7 +147,8 @@ class CellStaging:
                 os.fsync(file.fileno())
             unfinished.replace(path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
             if error.errno == errno.ENOSPC:
                 raise DiskFull(
                     f"No room is left for {path}: free some space and run again, nothing is lost."

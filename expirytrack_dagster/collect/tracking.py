@@ -8,6 +8,7 @@ Finding the key of a symbol is `upstox/instruments.py`'s job; Dagster's partitio
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,9 @@ def track(state: StateDatabase, symbol: str, instrument_key: str) -> Underlying:
             raise ConfigurationError(f"{instrument_key} is already tracked as {other.symbol}.")
     with state.transaction() as connection:
         connection.execute(
-            "INSERT INTO underlyings (symbol, instrument_key, tracked_at) VALUES (?, ?, datetime('now')) "
+            "INSERT INTO underlyings (symbol, instrument_key, tracked_at) VALUES (?, ?, ?) "
             "ON CONFLICT (symbol) DO NOTHING",
-            (symbol, instrument_key),
+            (symbol, instrument_key, time.time()),
         )
     return Underlying(symbol, instrument_key)
 

@@ -7,6 +7,7 @@ is kept in the state database for every later run. What is asked inside a window
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from expirytrack_dagster.state import StateDatabase
 
 REACH = timedelta(days=10)
-"""An answer whose first bar lies this close to its window's start may go on before it: the longest run of exchange
-holidays, weekends included, is well below ten days."""
+"""Older bars are looked for until nothing is found for longer than this: the longest run of exchange holidays, weekends
+included, is well below ten days. So an empty window proves nothing when it is as narrow as a weekend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,9 @@ class Window:
     first: date
     last: date
 
-    def reached_by(self, first_bar: date) -> bool:
-        """Say whether an answer that begins on this day may have older bars before the window."""
-        return first_bar - self.first <= REACH
+    def reached_by(self, oldest: date) -> bool:
+        """Say whether there may be older bars before the window, when the oldest one known lies on this day."""
+        return oldest - self.first <= REACH
 
     def before(self) -> date:
         """Return the day on which the next older window ends."""
@@ -62,8 +63,8 @@ class Windows:
             self.days = width // 2
             with self._state.transaction() as connection:
                 connection.execute(
-                    "INSERT INTO learned (name, value, learned_at) VALUES (?, ?, datetime('now')) "
+                    "INSERT INTO learned (name, value, learned_at) VALUES (?, ?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET value = excluded.value, learned_at = excluded.learned_at",
-                    (self._name, str(self.days)),
+                    (self._name, str(self.days), time.time()),
                 )
         return True

@@ -123,9 +123,9 @@ def candle_outcomes(
             sentence += f"; {continuity.summary}"
             failing = pd.concat([shown(failing), shown(_missing_rows(continuity))])
         if unfit and len(rows):
-            sentence += (
-                f"; in all {len(bad):,} of {received:,} rows are bad, more than the share of {threshold:g} allowed, "
-                "so the cell is not written: read the failing rows, then collect it again"
+            sentence = (
+                f"The cell is not written: {len(bad):,} of {plural(received, 'row')} are bad, more than the share of "
+                f"{threshold:g} that is allowed, {len(rows):,} of them under {name}"
             )
         outcomes.append(
             CheckOutcome(

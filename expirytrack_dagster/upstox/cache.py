@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from expirytrack_dagster.settings import Settings
     from expirytrack_dagster.upstox.clock import Clock
     from expirytrack_dagster.upstox.ledger import Call
 
@@ -66,7 +67,7 @@ class AnswerCache:
         """Return the body of a kept answer that may still be believed."""
         if not self._path.exists():
             return None
-        with self._opened() as connection:
+        with self._harmless(), self._opened() as connection:
             row = connection.execute(
                 "SELECT body, size, checksum FROM answers WHERE url = ? AND (expires_at IS NULL"
                 " OR ? BETWEEN stored_at AND expires_at)",
@@ -88,7 +89,7 @@ class AnswerCache:
             return
         now = self._clock.now()
         expires_at = None if math.isinf(seconds) else now + seconds
-        with self._opened() as connection:
+        with self._harmless(), self._opened() as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("DELETE FROM answers WHERE url = ?", (url,))
             _make_room(connection, len(packed), self._max_bytes)
@@ -98,12 +99,12 @@ class AnswerCache:
                 (url, call.target, now, expires_at, len(body), _checksum(url, body), packed),
             )
             connection.execute("COMMIT")
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            connection.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
 
-    def forget(self, targets: list[str]) -> None:
+    def forget(self, targets: Iterable[str]) -> None:
         """Drop all answers about these instrument keys, because what they said turned out to be unfit."""
         if self._path.exists():
-            with self._opened() as connection:
+            with self._harmless(), self._opened() as connection:
                 connection.executemany("DELETE FROM answers WHERE target = ?", [(target,) for target in targets])
 
     def _lifetime(self, call: Call, rows: int) -> float:
@@ -117,20 +118,24 @@ class AnswerCache:
         return self._minutes * 60
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for the block; a fault of it ends the block silently, and a damaged file is removed."""
+    def _harmless(self) -> Iterator[None]:
+        """End the block silently at a fault of the disk or the file; a damaged file is removed."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
-                connection.executescript(_SCHEMA)
-                yield connection
-        except sqlite3.Error as error:
-            damaged = error.sqlite_errorcode & _PRIMARY_CODE in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+            yield
+        except (sqlite3.Error, OSError) as error:
             _log.warning("The answer cache %s was not used (%s).", self._path, error)
-            if damaged:
+            code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_IOERR
+            if code & _PRIMARY_CODE in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
                 self._remove()
-        except OSError as error:
-            _log.warning("The answer cache %s was not used (%s).", self._path, error)
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.executescript(_SCHEMA)
+            yield connection
 
     def _remove(self) -> None:
         for name in (self._path.name, f"{self._path.name}-journal"):
@@ -140,9 +145,18 @@ class AnswerCache:
                 _log.warning("The damaged answer cache cannot be removed: %s.", error)
 
 
+def kept_answers(settings: Settings, clock: Clock) -> AnswerCache | None:
+    """Return the cache that the settings ask for, None where it is off."""
+    if not settings.cache:
+        return None
+    return AnswerCache(
+        settings.answers, max_bytes=settings.cache_mb * 2**20, minutes=settings.cache_minutes, clock=clock
+    )
+
+
 _SCHEMA = """
-PRAGMA synchronous = OFF;
 PRAGMA auto_vacuum = INCREMENTAL;
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS answers (
     id INTEGER PRIMARY KEY,  -- in the order of arrival, whatever the clock says
     url TEXT NOT NULL UNIQUE,
@@ -154,6 +168,8 @@ CREATE TABLE IF NOT EXISTS answers (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS answers_target ON answers (target);
+PRAGMA user_version = 1;
+COMMIT;
 """
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import quote, urlencode
 
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from expirytrack_dagster.errors import (
+    CertificateRefused,
     ConfigurationError,
     EdgeBlocked,
     ExpiryTrackError,
@@ -30,12 +30,13 @@ from expirytrack_dagster.errors import (
     TokenRejected,
     TruncatedResponse,
 )
-from expirytrack_dagster.settings import is_loopback
+from expirytrack_dagster.upstox.cache import kept_answers
 from expirytrack_dagster.upstox.clock import Clock, SystemClock
 from expirytrack_dagster.upstox.decode import decode_candles
 from expirytrack_dagster.upstox.keys import ExpiredKey, check_underlying_key
 from expirytrack_dagster.upstox.ledger import Call, Endpoint, Ledger, Receipt, Wait
 from expirytrack_dagster.upstox.refusals import excerpt, is_too_fast, refusal, retry_after_seconds
+from expirytrack_dagster.upstox.transport import open_http, redirected, unreached
 from expirytrack_dagster.upstox.wire import Contract, Profile, decode_contracts, decode_expiries, decode_profile
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ Interval = Literal["1minute", "3minute", "5minute", "15minute", "30minute", "day
 
 MAX_BODY = 64 * 2**20
 _LEASE_MARGIN = 5.0
+_NOT_AGAIN = frozenset({301, 302, 303, 307, 308, 403, 429})  # redirects, bans and refusals of the edge
 _ROOT = "/v2/expired-instruments"
 
 T = TypeVar("T")
@@ -101,6 +103,7 @@ class UpstoxClient:
         ledger: The ledger that all processes of the account share.
         clock: Time and sleep for waits and pauses; the network's own timeouts use the event loop.
         run_id: Written into the ledger, so that a run's spending can be told.
+        fresh: Ask the API even for what the answer cache holds; the new answer then takes the old one's place.
         transport: Replaces the network, for tests.
 
     Attributes:
@@ -114,6 +117,7 @@ class UpstoxClient:
         *,
         clock: Clock | None = None,
         run_id: str | None = None,
+        fresh: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare the connection pool; nothing is sent yet."""
@@ -123,16 +127,9 @@ class UpstoxClient:
         self._run_id = run_id
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.waited = 0.0
-        pool = httpx.Limits(max_connections=settings.workers * 2, max_keepalive_connections=settings.workers * 2)
-        self._http = httpx.AsyncClient(
-            http2=settings.http2,
-            limits=pool,
-            timeout=settings.timeout,
-            follow_redirects=False,  # the token must not travel to another host
-            trust_env=not is_loopback(settings.api_url),  # a proxy cannot reach this machine's own loopback
-            headers={"Accept": "application/json", "User-Agent": f"expirytrack/{version('expirytrack-dagster')}"},
-            transport=transport,
-        )
+        self._cache = kept_answers(settings, self._clock)
+        self._fresh = fresh
+        self._http = open_http(settings, transport)
 
     async def __aenter__(self) -> Self:
         """Return the client; connections open when they are needed."""
@@ -196,7 +193,11 @@ class UpstoxClient:
     async def _ask(
         self, call: Call, path: str, decode: Callable[[bytes], T], measure: Callable[[T], dict[str, int | None]]
     ) -> tuple[T, int, int]:
-        """Return the decoded answer, the size of its body and the number of the try that brought it."""
+        """Return the decoded answer, the size of its body and the number of the try that brought it, 0 if kept."""
+        url = self._settings.api_url + path
+        if self._cache and not self._fresh and (kept := await asyncio.to_thread(self._cache.get, url)):
+            with suppress(TruncatedResponse, MalformedResponse):  # kept by a version that was less strict
+                return decode(kept), len(kept), 0
         headers = {"Authorization": f"Bearer {self._token()}"}
         async for attempt in AsyncRetrying(
             sleep=self._clock.sleep,
@@ -207,8 +208,10 @@ class UpstoxClient:
         ):
             with attempt:
                 number = attempt.retry_state.attempt_number
-                value, size = await self._attempt(call, path, headers, number, decode, measure)
-        return value, size, number
+                value, body = await self._attempt(call, path, headers, number, decode, measure)
+        if self._cache:
+            await asyncio.to_thread(self._cache.put, call, url, body, measure(value)["rows"] or 0)
+        return value, len(body), number
 
     async def _attempt(
         self,
@@ -218,7 +221,7 @@ class UpstoxClient:
         number: int,
         decode: Callable[[bytes], T],
         measure: Callable[[T], dict[str, int | None]],
-    ) -> tuple[T, int]:
+    ) -> tuple[T, bytes]:
         """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
         while True:
             request_id = await self._take_slot(call, number)
@@ -229,7 +232,7 @@ class UpstoxClient:
                     value = decode(answer.body)
                     settle["outcome"] = "ok"
                     settle.update(measure(value))
-                    return value, len(answer.body)
+                    return value, answer.body
                 error, code = refused
                 settle.update(outcome="http_error", error_code=code)
             if not is_too_fast(error, answer.status, code):
@@ -254,7 +257,7 @@ class UpstoxClient:
         receipt: dict[str, Any] = {"outcome": "abandoned"}
         try:
             yield receipt
-        except NetworkError:
+        except (NetworkError, CertificateRefused):
             receipt["outcome"] = "network_error"
             raise
         except (TruncatedResponse, MalformedResponse):
@@ -275,6 +278,9 @@ class UpstoxClient:
                 answered = True
                 arrived = self._clock.now()
                 settle.update(counted_at=arrived, status=response.status_code)
+                if away := redirected(response):
+                    settle["outcome"] = "http_error"
+                    raise away
                 async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > MAX_BODY:
@@ -287,9 +293,7 @@ class UpstoxClient:
         except (httpx.TransportError, httpx.DecodingError) as error:
             if answered:
                 raise TruncatedResponse(f"The answer broke off ({error}): {excerpt(bytes(body))}") from error
-            raise NetworkError(
-                f"{self._settings.api_url} cannot be reached ({type(error).__name__} {error}): check the connection."
-            ) from error
+            raise unreached(self._settings.api_url, error) from error
         finally:
             settle["bytes"] = len(body) if answered else None
         wish = retry_after_seconds(response.headers.get("Retry-After"), arrived)
@@ -309,7 +313,7 @@ class UpstoxClient:
 def _is_worth_a_retry(error: BaseException) -> bool:
     """Follow the tree, but never repeat what the edge or the limits refuse: asking again would make it worse."""
     if isinstance(error, EdgeBlocked):
-        return error.status not in {403, 429}
+        return error.status not in _NOT_AGAIN
     return isinstance(error, ExpiryTrackError) and error.retryable and not isinstance(error, RateLimited)
 
 

@@ -6,8 +6,12 @@ Only reading the time and sleeping belong here; nothing else in this room asks t
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from typing import Protocol
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -22,6 +26,13 @@ class Clock(Protocol):
         ...
 
 
+class Uptime(NamedTuple):
+    """Seconds that nobody can set: two of them may be compared if they are of the same boot."""
+
+    boot: str
+    seconds: float
+
+
 class SystemClock:
     """The machine's wall clock: the only one that processes and restarts share."""
 
@@ -32,3 +43,19 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep in the running event loop."""
         await asyncio.sleep(seconds)
+
+
+def system_uptime() -> Uptime:
+    """Return the machine's uptime, on Linux with the time that it slept."""
+    if sys.platform == "linux":
+        return Uptime(_boot(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    return Uptime(_boot(), time.monotonic())
+
+
+@cache
+def _boot() -> str:
+    """Return what names this boot for all processes, or where there is no such name, for this process alone."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return uuid.uuid4().hex

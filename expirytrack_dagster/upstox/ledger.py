@@ -10,25 +10,28 @@ of `seconds` from its slot's taking until `seconds` after `counted_at`; then no 
 `requests` in any window. A request without an answer (a killed process, a broken connection) has `lease_until` for its
 bound: `coalesce(counted_at, lease_until)` is the one expression behind every window, and it is indexed.
 
-**A clock that jumps back** leaves rows in the future. They happened at the latest now, so `acquire` moves them to now:
-no window is exceeded, and nothing waits longer than one full window. A jump forward cannot be seen in the rows.
+Within the shortest window, a token bucket (`pacing.py`) spreads the requests. While the circuit breaker (`breaker.py`)
+is open, nobody gets a slot. What a jump of the clock does to recorded times is in `scopes.py`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from expirytrack_dagster.upstox.clock import Clock, SystemClock
+from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.upstox import scopes
+from expirytrack_dagster.upstox.breaker import Breaker, Circuit
+from expirytrack_dagster.upstox.clock import Clock, SystemClock, Uptime, system_uptime
+from expirytrack_dagster.upstox.pacing import Bucket
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from expirytrack_dagster.settings import RateLimit
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.settings import RateLimit, Settings
 
 Endpoint = Literal["expiries", "option_contracts", "future_contracts", "candles", "profile"]
 Outcome = Literal["ok", "http_error", "network_error", "malformed", "abandoned"]
@@ -82,18 +85,25 @@ class WindowUse:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """All windows of a scope, the shortest first, and the pause in force (0 and None without one)."""
+    """All windows of a scope, the shortest first, the pause in force (0 and None without one), and the circuit."""
 
     windows: tuple[WindowUse, ...]
     cooldown_seconds: float
     cooldown_reason: str | None
+    circuit: Circuit
+    circuit_state: Literal["closed", "open", "half-open"]
+    circuit_seconds: float
 
 
 class Ledger(Protocol):
     """What the client needs of a ledger, whatever database keeps it."""
 
     def acquire(self, call: Call, *, attempt: int, lease: float, run_id: str | None) -> int | Wait:
-        """Take a slot and return the request's id, or say how long to wait."""
+        """Take a slot and return the request's id, or say how long to wait; raises `CircuitOpen`."""
+        ...
+
+    def give_back(self, request_id: int) -> None:
+        """Undo the taking of a slot for which nothing was sent."""
         ...
 
     def settle(self, request_id: int, receipt: Receipt) -> None:
@@ -127,7 +137,11 @@ class RequestLedger:
         state: The state database.
         limits: The windows, any number of them.
         clock: Source of the current time.
+        uptime: Seconds that nobody can set, to see jumps of the clock; the system's own if `clock` is too, else none.
         scope_of: Maps an endpoint to what its limits apply to.
+        burst: Requests that may leave at the same instant, before the shortest window's rate paces them; None: all
+            that the window holds.
+        breaker: The rules of the circuit breaker.
     """
 
     def __init__(
@@ -136,20 +150,34 @@ class RequestLedger:
         limits: tuple[RateLimit, ...],
         *,
         clock: Clock | None = None,
+        uptime: Callable[[], Uptime] | None = None,
         scope_of: Callable[[Endpoint], str] = account_scope,
+        burst: int | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         """Keep the parts; nothing is opened yet."""
         self._state = state
         self._limits = tuple(sorted(limits))
+        self._longest = self._limits[-1].seconds if self._limits else 0.0
         self._clock = clock or SystemClock()
+        self._uptime = uptime or (system_uptime if clock is None else None)
         self._scope_of = scope_of
+        self._breaker = breaker or Breaker()
+        self._bucket: Bucket | None = None
+        if self._limits and burst is not None:
+            shortest = self._limits[0]
+            self._bucket = Bucket(shortest.seconds / shortest.requests, min(burst, shortest.requests))
 
     def scope_of(self, endpoint: Endpoint) -> str:
         """Return what the limits of an endpoint apply to."""
         return self._scope_of(endpoint)
 
+    def scopes(self) -> tuple[str, ...]:
+        """Return every scope, in the order of the endpoints."""
+        return tuple(dict.fromkeys(self._scope_of(endpoint) for endpoint in get_args(Endpoint)))
+
     def acquire(self, call: Call, *, attempt: int = 1, lease: float = 60.0, run_id: str | None = None) -> int | Wait:
-        """Take a slot if every window has room and no pause is in force.
+        """Take a slot if every window and the bucket have room, no pause is in force, and the circuit lets it through.
 
         Args:
             call: What will be asked.
@@ -160,20 +188,26 @@ class RequestLedger:
         Returns:
             The id of the new row, or the wait. A wait is exact when the rows that block have answers; a request
             under way is taken to be answered now, so that asking again after the wait is never too late.
+
+        Raises:
+            CircuitOpen: too many requests failed in a row; the sentence says until when nobody asks.
         """
         scope = self._scope_of(call.endpoint)
         params = json.dumps(call.params, separators=(",", ":"), sort_keys=True)
         with self._state.transaction() as connection:
-            now = self._clock.now()  # inside the lock, so that rows are in the order of their times
-            _pull_back_future_rows(connection, scope, now, lease)
+            now, row = self._enter(connection, scope)
+            scopes.pull_back(connection, scope, now, lease)
             if pause := connection.execute(_LONGEST_PAUSE, (scope, now)).fetchone():
                 return Wait(pause[0] - now, pause[1])
-            wait, limit = max(
-                ((_seconds_to_slot(connection, scope, limit, now), limit) for limit in self._limits),
-                default=(0.0, None),
-            )
+            circuit = row.circuit
+            held = self._breaker.seconds_to_wait(circuit, now, scopes.probe_lease(connection, circuit, now))
+            if held > 0:
+                return Wait(held, f"answers failed ({circuit.reason})")
+            wait, reason = max(self._waits(connection, scope, row.paced_until, now), default=(0.0, ""))
             if wait > 0:
-                return Wait(wait, f"{limit} is used up")
+                return Wait(wait, reason)
+            if self._bucket is not None:
+                scopes.save_pace(connection, scope, self._bucket.without_token(row.paced_until, now))
             cursor = connection.execute(
                 "INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at, lease_until)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -181,15 +215,33 @@ class RequestLedger:
             )
             if cursor.lastrowid is None:
                 raise AssertionError("an INSERT always has a row id")
+            if circuit.openings:
+                scopes.save_circuit(connection, scope, replace(circuit, probe=cursor.lastrowid))
             return cursor.lastrowid
+
+    def give_back(self, request_id: int) -> None:
+        """Undo the taking of a slot for which nothing was sent: no request, no row."""
+        with self._state.transaction() as connection:
+            gone = connection.execute("DELETE FROM requests WHERE id = ? RETURNING scope", (request_id,)).fetchone()
+            row = scopes.load(connection, gone[0]) if gone else None
+            if row is not None and self._bucket is not None:
+                scopes.save_pace(connection, gone[0], row.paced_until - self._bucket.interval)
+            if row is not None and row.circuit.probe == request_id:
+                scopes.save_circuit(connection, gone[0], replace(row.circuit, probe=None))
 
     def settle(self, request_id: int, receipt: Receipt) -> None:
         """Record what became of a request; without an answer it counts until it cannot be under way any more."""
         with self._state.transaction() as connection:
+            found = connection.execute("SELECT scope, attempt FROM requests WHERE id = ?", (request_id,)).fetchone()
+            if found is None:  # a damaged database was replaced in the meantime
+                return
+            scope, attempt = found
+            now, row = self._enter(connection, scope)
             connection.execute(
-                "UPDATE requests SET outcome = ?, counted_at = ?, status = ?, error_code = ?, bytes = ?, rows = ?,"
-                " first_ts = ?, last_ts = ?, latency = ? - started_at, lease_until = min(lease_until, ?)"
-                " WHERE id = ?",
+                # An answer cannot come before its question: it was read before a jump of the clock that is known now.
+                "UPDATE requests SET outcome = ?, counted_at = max(?, started_at), status = ?, error_code = ?,"
+                " bytes = ?, rows = ?, first_ts = ?, last_ts = ?, latency = max(? - started_at, 0),"
+                " lease_until = min(lease_until, ?) WHERE id = ?",
                 (
                     receipt.outcome,
                     receipt.counted_at,
@@ -200,10 +252,13 @@ class RequestLedger:
                     receipt.first_ts,
                     receipt.last_ts,
                     receipt.counted_at,
-                    self._clock.now() + TRAVEL_SECONDS,
+                    now + TRAVEL_SECONDS,
                     request_id,
                 ),
             )
+            circuit = self._breaker.after(row.circuit, request_id, receipt, first_try=attempt == 1, now=now)
+            if circuit != row.circuit:
+                scopes.save_circuit(connection, scope, circuit)
 
     def cool_down(self, scope: str, seconds: float, reason: str) -> None:
         """Let no process take a slot of the scope for that long; a longer pause in force stays."""
@@ -223,8 +278,10 @@ class RequestLedger:
         """
         with self._state.transaction() as connection:
             now = self._clock.now()
-            scope = connection.execute("SELECT scope FROM requests WHERE id = ?", (request_id,)).fetchone()[0]
-            longest = self._limits[-1].seconds if self._limits else 1.0
+            found = connection.execute("SELECT scope FROM requests WHERE id = ?", (request_id,)).fetchone()
+            if found is None:  # as in `settle`: the new database begins with a pause of its own
+                return True
+            scope, longest = found[0], self._longest or 1.0
             pause = connection.execute(_NEWEST_PAUSE, (scope,)).fetchone()
             if pause is not None and request_id <= pause[2]:
                 if retry_after is not None:
@@ -241,6 +298,9 @@ class RequestLedger:
     def budget(self, scope: str = "account") -> Budget:
         """Return how full each window is, for `expirytrack status`; takes no lock and changes nothing."""
         now = self._clock.now()
+        known = self._state.query(scopes.SELECT, (scope,))
+        circuit = Circuit(*known[0][4:]) if known else Circuit()
+        lost_at = None if known else self._state.query(scopes.LOST_AT, (now,))[0][0]
         windows = []
         for limit in self._limits:
             used = self._state.query(
@@ -249,12 +309,48 @@ class RequestLedger:
             )[0][0]
             rows = self._state.query(_NTH_NEWEST, (scope, limit.requests - 1))
             windows.append(WindowUse(limit, used, _remaining(rows[0] if rows else None, limit, now)))
-        pause = (self._state.query(_LONGEST_PAUSE, (scope, now)) or [(now, None)])[0]
-        return Budget(tuple(windows), pause[0] - now, pause[1])
+        pauses = self._state.query(_LONGEST_PAUSE, (scope, now))
+        if lost_at is not None and lost_at + self._longest > now:
+            pauses = [(lost_at + self._longest, scopes.LOST)]
+        until, reason = pauses[0] if pauses else (now, None)
+        left = max(0.0, circuit.open_until - now)
+        return Budget(tuple(windows), until - now, reason, circuit, circuit.state(now), left)
 
     def spent(self, run_id: str) -> int:
         """Return the number of requests that a run has sent, retries included."""
         return int(self._state.query("SELECT count(*) FROM requests WHERE run_id = ?", (run_id,))[0][0])
+
+    def _enter(self, connection: sqlite3.Connection, scope: str) -> tuple[float, scopes.ScopeRow]:
+        """Return the time, read inside the lock so that rows are in the order of their times, and the scope's row."""
+        now, up = self._clock.now(), self._uptime() if self._uptime else None
+        row = scopes.load(connection, scope) or scopes.begin(connection, scope, now, up, self._longest)
+        if up is not None and scopes.follow_clock(connection, scope, row, now, up, self._longest):
+            row = scopes.load(connection, scope) or row
+        if row.circuit.open_until > (latest := now + self._breaker.longest_pause):  # a jump back that nobody saw
+            row = replace(row, circuit=replace(row.circuit, open_until=latest))
+            scopes.save_circuit(connection, scope, row.circuit)
+        return now, row
+
+    def _waits(
+        self, connection: sqlite3.Connection, scope: str, paced_until: float, now: float
+    ) -> Iterator[tuple[float, str]]:
+        """Yield how long each window, and the bucket, hold the next request back."""
+        for limit in self._limits:
+            nth_newest = connection.execute(_NTH_NEWEST, (scope, limit.requests - 1)).fetchone()
+            yield _remaining(nth_newest, limit, now), f"{limit} is used up"
+        if self._bucket is not None:
+            yield self._bucket.seconds_to_token(paced_until, now), f"{self._limits[0]} is paced"
+
+
+def open_ledger(settings: Settings) -> RequestLedger:
+    """Return the ledger that the settings describe: the one way in which the program builds it."""
+    return RequestLedger(
+        StateDatabase(settings.state, timeout=settings.lock_timeout),
+        settings.rate_limits,
+        scope_of=family_scope if settings.rate_scope == "family" else account_scope,
+        burst=settings.rate_burst,
+        breaker=Breaker(settings.breaker_failures, settings.breaker_pause),
+    )
 
 
 _NTH_NEWEST = (
@@ -270,10 +366,6 @@ _PAUSES_IN_A_ROW = (
 )
 
 
-def _seconds_to_slot(connection: sqlite3.Connection, scope: str, limit: RateLimit, now: float) -> float:
-    return _remaining(connection.execute(_NTH_NEWEST, (scope, limit.requests - 1)).fetchone(), limit, now)
-
-
 def _remaining(nth_newest: tuple[float] | None, limit: RateLimit, now: float) -> float:
     """Return when the window's n-th newest request leaves it; one under way is taken to be answered now."""
     return 0.0 if nth_newest is None else max(0.0, min(nth_newest[0], now) + limit.seconds - now)
@@ -284,19 +376,4 @@ def _pause(connection: sqlite3.Connection, scope: str, now: float, seconds: floa
         "INSERT INTO cooldowns (scope, set_at, until, reason, newest_request)"
         " VALUES (?, ?, ?, ?, coalesce((SELECT max(id) FROM requests), 0))",
         (scope, now, now + seconds, reason),
-    )
-
-
-def _pull_back_future_rows(connection: sqlite3.Connection, scope: str, now: float, lease: float) -> None:
-    """Repair the rows of a clock that has jumped back since; without a jump nothing matches."""
-    connection.execute(
-        "UPDATE requests SET counted_at = min(counted_at, :now), lease_until = min(lease_until, :now + :lease)"
-        " WHERE scope = :scope AND coalesce(counted_at, lease_until) > :now"
-        " AND (counted_at > :now OR (counted_at IS NULL AND started_at > :now))",
-        {"scope": scope, "now": now, "lease": lease},
-    )
-    connection.execute(
-        "UPDATE cooldowns SET until = :now + (until - set_at), set_at = :now"
-        " WHERE scope = :scope AND until > :now AND set_at > :now",
-        {"scope": scope, "now": now},
     )

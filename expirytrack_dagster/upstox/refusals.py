@@ -19,6 +19,8 @@ from expirytrack_dagster.upstox.error_codes import error_for
 
 EXCERPT = 200
 EDGE_BAN, EDGE_RATE_LIMIT = "CLOUDFLARE1010", "CLOUDFLARE1015"
+EDGE_PAGE = "WEB_PAGE"
+"""Codes of ours for what no Upstox code names; `WEB_PAGE` is any other page in place of the API's answer."""
 _TAG = re.compile(rb"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _EDGE_CODE = re.compile(rb"\b(1010|1015)\b")
 
@@ -71,7 +73,7 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
 def refusal(
     status: int, body: bytes, *, retry_after: float | None = None
 ) -> tuple[ExpiryTrackError, str | None] | None:
-    """Return the error that an answer stands for and Upstox's code, or None if it is a success so far.
+    """Return the error that an answer stands for and its code, or None if it is a success so far.
 
     A web page is never a success, whatever its status; nor is an error envelope with status 200. Whether a success
     has the right shape is for the decoders to say.
@@ -94,9 +96,9 @@ def refusal(
     return error_for(None, status, excerpt(body), retry_after=retry_after), None
 
 
-def _edge_error(status: int, body: bytes) -> tuple[EdgeBlocked, str | None]:
+def _edge_error(status: int, body: bytes) -> tuple[EdgeBlocked, str]:
     match = _EDGE_CODE.search(_TAG.sub(b" ", body)) if status != HTTPStatus.OK else None
-    code = f"CLOUDFLARE{match[1].decode()}" if match else None
+    code = f"CLOUDFLARE{match[1].decode()}" if match else EDGE_PAGE
     if code == EDGE_BAN:
         words = "Cloudflare has banned the signature of this client (error 1010): try from another network or later"
     elif code == EDGE_RATE_LIMIT or status == HTTPStatus.TOO_MANY_REQUESTS:

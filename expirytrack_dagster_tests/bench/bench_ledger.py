@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pyrate_limiter import Limiter
 
-from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.ledger import Call, Receipt, RequestLedger, Wait
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.upstox.ledger import Call, Receipt, Wait, open_ledger
 from expirytrack_dagster_tests.bench.figures import Figure
-from expirytrack_dagster_tests.bench.load import PROCESSES, limits_of, together
+from expirytrack_dagster_tests.bench.load import PROCESSES, together
 from expirytrack_dagster_tests.bench.peer import open_bucket
 
 if TYPE_CHECKING:
@@ -63,18 +63,17 @@ def our_costs(home: Path, count: int) -> list[float]:
     """Return the seconds that each of so many slots cost; the pauses between them do not count."""
     call = Call("candles", "NSE_FO|1|28-08-2025")
     costs: list[float] = []
-    with StateDatabase(home / "state.sqlite") as state:
-        ledger = RequestLedger(state, limits_of(_LIMITS))
-        while len(costs) < count:
-            began = time.perf_counter()
-            slot = ledger.acquire(call, lease=60.0)
-            cost = time.perf_counter() - began
-            if not isinstance(slot, Wait):
-                _pause()
-                began = time.perf_counter()
-                ledger.settle(slot, Receipt("ok", counted_at=time.time(), status=200))
-                costs.append(cost + time.perf_counter() - began)
+    ledger = open_ledger(load_settings(home=home, rate_limits=_LIMITS))
+    while len(costs) < count:
+        began = time.perf_counter()
+        slot = ledger.acquire(call, lease=60.0)
+        cost = time.perf_counter() - began
+        if not isinstance(slot, Wait):
             _pause()
+            began = time.perf_counter()
+            ledger.settle(slot, Receipt("ok", counted_at=time.time(), status=200))
+            costs.append(cost + time.perf_counter() - began)
+        _pause()
     return costs
 
 

@@ -1,7 +1,8 @@
 """How long 2,000 requests take at the account's limits, beside the least possible and beside pyrate-limiter.
 
 Both clients have four processes with ten requests under way each, and fresh windows; the sandbox answers after 100 ms,
-counting in the middle of them, and refuses what exceeds a window.
+counting in the middle of them, and refuses what exceeds a window. Our client asks again what was refused, the peer has
+nothing that would: its time is that of sending all requests once.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def run(*, quick: bool) -> Iterator[Figure]:
             name=f"two_thousand, {name}",
             value=seconds,
             unit="s",
-            beside=f"floor {floor:.1f} s; {observed.violations} violations; {observed.windows}",
+            beside=f"floor {floor:.1f} s; {observed.violations} violations, {observed.answered:,} answered;"
+            f" {observed.windows}",
             ratio=seconds / floor,
             bar=f"<= {_BAR} x floor, 0 violations" if is_ours else "",
             passed=seconds <= _BAR * floor and complete if is_ours else None,

@@ -57,7 +57,7 @@ def print_table(figures: Sequence[Figure]) -> None:
     """Print all figures of a run as a table."""
     table = Table(title="Benchmarks")
     for heading in ("figure", "value", "beside it", "ratio", "bar", "verdict"):
-        table.add_column(heading, justify="right" if heading in {"value", "ratio"} else "left")
+        table.add_column(heading, overflow="fold", justify="right" if heading in {"value", "ratio"} else "left")
     for figure in figures:
         colour = {"PASS": "green", "MISS": "bold red"}.get(figure.verdict, "default")
         ratio = "" if figure.ratio is None else f"{figure.ratio:.3f}"

@@ -26,9 +26,8 @@ import msgspec
 
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import RateLimit, Settings, load_settings, parse_rate_limits
-from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.client import UpstoxClient
-from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.upstox.ledger import open_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -47,18 +46,24 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one client process asks: the requests number `first` to `first + count - 1`, under these limits."""
+    """What one client process asks: the requests number `first` to `first + count - 1`, under these limits.
+
+    All other settings are the defaults, so what is measured is what users get; `cache` may be off for comparison.
+    """
 
     url: str
     home: Path
     limits: str
     first: int
     count: int
+    cache: bool = True
 
     @property
     def settings(self) -> Settings:
         """The settings of the process."""
-        return load_settings(home=self.home, api_url=self.url, access_token=TOKEN, rate_limits=self.limits)
+        return load_settings(
+            home=self.home, api_url=self.url, access_token=TOKEN, rate_limits=self.limits, cache=self.cache
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +211,9 @@ def ask_share(share: Share) -> None:
 
 async def _ask_share(share: Share) -> None:
     settings, key = share.settings, contract()
-    with StateDatabase(settings.state) as state:
-        async with UpstoxClient(settings, RequestLedger(state, settings.rate_limits)) as client:
-            await in_parallel(
-                range(share.first, share.first + share.count),
-                lambda number: client.get_historical_data(key, "1minute", EXPIRY - timedelta(days=number), EXPIRY),
-                settings.workers,
-            )
+    async with UpstoxClient(settings, open_ledger(settings)) as client:
+        await in_parallel(
+            range(share.first, share.first + share.count),
+            lambda number: client.get_historical_data(key, "1minute", EXPIRY - timedelta(days=number), EXPIRY),
+            settings.workers,
+        )

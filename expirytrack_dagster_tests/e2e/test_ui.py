@@ -116,7 +116,9 @@ class Ui:
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     """Serve the UI of a fresh home over a sandbox with one spoilt contract; NIFTY is tracked and discovered."""
     home = tmp_path_factory.mktemp("home")
-    options = [str(row["instrument_key"]) for row in MARKET.option_contracts("NSE_INDEX|Nifty 50", date(2025, 8, 21))]
+    options = [
+        str(row["instrument_key"]) for row in MARKET.option_contracts("NSE_INDEX|Nifty 50", date(2025, 8, 21)) or []
+    ]
     spoilt = next(key for key in options if len(MARKET.minutes(key) or ()) > 300)
     with running(MARKET, switches=Switches(planted=(Plant((spoilt,)),))) as upstox:
         settings = {"HOME": str(home), "API_URL": upstox.url, "ACCESS_TOKEN": "x"}
@@ -218,5 +220,7 @@ def test_a_cell_materialized_again_asks_nothing(ui: Ui, run_id: str) -> None:
         "metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }",
         id=again,
     )["runOrError"]["assetMaterializations"]
-    spent = [entry["intValue"] for event in events for entry in event["metadataEntries"] if entry["label"] == "requests"]
+    spent = [
+        entry["intValue"] for event in events for entry in event["metadataEntries"] if entry["label"] == "requests"
+    ]
     assert spent == [0, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,8 @@ class Archive:
 
     def number(self, sql: str) -> int:
         """Return the one whole number that answers a query."""
-        return int(self.table(sql).iloc[0, 0])
+        value: Any = self.table(sql).iloc[0, 0]
+        return int(value)
 
 
 @pytest.fixture

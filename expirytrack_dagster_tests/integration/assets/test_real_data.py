@@ -7,7 +7,6 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import pandas as pd
 import pytest
 
@@ -67,7 +66,13 @@ def _rows_of_csv(path: Path, key: str) -> list[tuple[Any, ...]]:
     with path.open(newline="") as file:
         lines = list(csv.reader(file))[1:]
     return [
-        (key, _utc(line[0]), *(float(price) for price in line[1:5]), int(line[5]), int(line[6]) if len(line) == 7 else 0)
+        (
+            key,
+            _utc(line[0]),
+            *(float(price) for price in line[1:5]),
+            int(line[5]),
+            int(line[6]) if len(line) == 7 else 0,
+        )
         for line in lines
     ]
 
