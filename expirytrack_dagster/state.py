@@ -3,20 +3,25 @@
 Opening, transactions, numbered migrations (`state_migrations/NNNN_name.sql`) and the translation of SQLite's errors
 belong here. What the tables mean belongs to the modules that use them, such as `upstox/ledger.py`; market data belongs
 in DuckDB. WAL mode needs a local disk: SQLite's locks cannot be trusted on a network drive.
+
+A damaged file is set aside and replaced (`state_rescue.py`), with a warning in the log. Every process notices at its
+next call, because the file that it has open is no longer the one at the path.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from filelock import FileLock, Timeout
 
+from expirytrack_dagster import state_rescue
 from expirytrack_dagster.errors import (
     DatabaseCorrupt,
     DiskFull,
@@ -30,7 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MIGRATIONS = Path(__file__).with_name("state_migrations")
+_LOG = logging.getLogger(__name__)
 _PRIMARY_CODE = 0xFF  # SQLite's extended result codes carry the primary one in their low byte
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class StateDatabase:
@@ -69,14 +77,14 @@ class StateDatabase:
 
         Raises:
             StateLocked: another process held the lock for longer than `timeout`.
-            DatabaseCorrupt: the file is damaged or no SQLite database.
+            DatabaseCorrupt: damage came to light in the middle of the block; the file has been replaced, try again.
             DiskFull: there is no room for the change.
             SchemaTooNew: a newer version of ExpiryTrack wrote the file.
             StorageError: the file cannot be opened or written.
         """
+        self._begin()
         with self._typed_errors():
             connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -87,8 +95,10 @@ class StateDatabase:
 
     def query(self, sql: str, parameters: tuple[Any, ...] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a SELECT, read without the write lock; raises like `transaction`."""
-        with self._typed_errors():
-            return self._connection().execute(sql, parameters).fetchall()
+        try:
+            return self._fetch(sql, parameters)
+        except DatabaseCorrupt:  # replaced by now
+            return self._fetch(sql, parameters)
 
     def close(self) -> None:
         """Close this process's connections; the handle may be used again and then opens new ones."""
@@ -98,20 +108,53 @@ class StateDatabase:
         self._opened = [entry for entry in self._opened if entry[0] != os.getpid()]
         self._local = threading.local()
 
+    def _begin(self) -> None:
+        try:
+            self._start_transaction()
+        except DatabaseCorrupt:  # replaced by now
+            self._start_transaction()
+
+    def _start_transaction(self) -> None:
+        with self._typed_errors():
+            self._connection().execute("BEGIN IMMEDIATE")
+
+    def _fetch(self, sql: str, parameters: tuple[Any, ...] | dict[str, Any]) -> list[tuple[Any, ...]]:
+        with self._typed_errors():
+            return self._connection().execute(sql, parameters).fetchall()
+
     def _connection(self) -> sqlite3.Connection:
         pid, connection = getattr(self._local, "entry", (None, None))
-        if connection is None or pid != os.getpid():
-            connection = self._open()
-            self._local.entry = (os.getpid(), connection)
-            # Kept alive even when inherited by a fork: closing it there would disturb the parent's locks.
-            self._opened.append(self._local.entry)
+        if connection is not None and pid == os.getpid():
+            if connection.in_transaction or self._file() == self._local.file:
+                return cast("sqlite3.Connection", connection)
+            self._leave()
+        connection = self._open()
+        self._local.entry = (os.getpid(), connection)
+        # Kept alive even when inherited by a fork: closing it there would disturb the parent's locks.
+        self._opened.append(self._local.entry)
         return connection
+
+    def _leave(self) -> None:
+        """Close this thread's connection."""
+        if (entry := getattr(self._local, "entry", None)) is not None:
+            del self._local.entry
+            self._opened.remove(entry)
+            entry[1].close()
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return what tells the file at the path from the one that was there before."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # check_same_thread is off only so that close() may end the connections of other threads.
             connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+            self._local.file = self._file()
             try:
                 self._prepare(connection)
             except BaseException:
@@ -131,13 +174,19 @@ class StateDatabase:
         connection.execute("PRAGMA foreign_keys = ON")
         if not self._is_ready(connection):
             # Switching to WAL does not honour the busy timeout, so first use is serialised by a lock file.
-            with FileLock(f"{self.path}.lock", timeout=self.timeout):
-                connection.execute("PRAGMA journal_mode = WAL")
-                self._migrate(connection)
+            with self._alone():
+                self._make(connection)
+
+    def _alone(self) -> FileLock:
+        return FileLock(f"{self.path}.lock", timeout=self.timeout)
 
     def _is_ready(self, connection: sqlite3.Connection) -> bool:
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         return bool(mode == "wal") and _version(connection) == len(_scripts())
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         scripts = _scripts()
@@ -156,11 +205,44 @@ class StateDatabase:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _replace(self) -> None:
+        """Set the damaged file aside and make a new one with what can be saved, unless another process just did.
+
+        Raises:
+            DatabaseCorrupt: the file cannot be replaced.
+        """
+        damaged = self._local.file
+        if hasattr(self._local, "entry"):
+            self._leave()
+        try:
+            with self._alone():
+                if self._file() != damaged:
+                    return
+                kept, saved = state_rescue.replace(self.path, self._make)
+        except Timeout as error:
+            raise self._locked() from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise self._full() from error
+            raise DatabaseCorrupt(
+                f"{self.path} is damaged and cannot be replaced ({error.strerror or error}): close all other programs "
+                "that use it, and run the same command again."
+            ) from error
+        _LOG.warning(
+            "%s was damaged: it is kept as %s and a new one was made. Tracked underlyings saved: %s. The record of "
+            "requests was lost, so the next request waits until the longest rate limit's window has passed.",
+            self.path,
+            kept.name,
+            ", ".join(saved) or "none",
+        )
+
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE:
+                self._replace()
             typed = self._typed(error)
             if typed is None:
                 raise
@@ -171,10 +253,9 @@ class StateDatabase:
         match getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return self._locked()
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            case code if code in _DAMAGE:
                 return DatabaseCorrupt(
-                    f"{self.path} is damaged ({error}): move it and its -wal and -shm files away; "
-                    "tracked underlyings and the record of requests start anew."
+                    f"{self.path} was damaged ({error}) and has been replaced: run the same command again."
                 )
             case sqlite3.SQLITE_FULL:
                 return self._full()

@@ -23,7 +23,7 @@ from expirytrack_dagster.errors import CircuitOpen
 from expirytrack_dagster.upstox.refusals import EDGE_BAN, EDGE_PAGE, EDGE_RATE_LIMIT
 
 if TYPE_CHECKING:
-    from expirytrack_dagster.upstox.ledger import Receipt
+    from expirytrack_dagster.upstox.calls import Receipt
 
 LONGEST_PAUSE = 600.0
 PROBE_POLL = 0.5

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from expirytrack_dagster.settings import Settings
+    from expirytrack_dagster.upstox.calls import Call
     from expirytrack_dagster.upstox.clock import Clock
-    from expirytrack_dagster.upstox.ledger import Call
 
 SETTLED_DAYS = 7
 """Days after which the API is taken to have all of a day's data."""

@@ -1,14 +1,13 @@
 """The HTTP client of the Upstox Expired Instruments API: four calls and the profile, typed.
 
-Sending, the retries, waiting for a slot, and leaving one settled row in the ledger for every request belong here. How
-slots are counted belongs to `ledger.py`, what an error means to `error_codes.py`, reading bodies to `wire.py` and
-`decode.py`, and what to ask to `collect/`.
+Sending, the retries, and leaving one settled row in the ledger for every request belong here. Who gets the next slot
+belongs to `coordinator.py`, how slots are counted to `ledger.py`, what an error means to `error_codes.py`, reading
+bodies to `wire.py` and `decode.py`, and what to ask to `collect/`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
@@ -31,10 +30,11 @@ from expirytrack_dagster.errors import (
     TruncatedResponse,
 )
 from expirytrack_dagster.upstox.cache import kept_answers
+from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.clock import Clock, SystemClock
+from expirytrack_dagster.upstox.coordinator import Coordinator, Stage
 from expirytrack_dagster.upstox.decode import decode_candles
 from expirytrack_dagster.upstox.keys import ExpiredKey, check_underlying_key
-from expirytrack_dagster.upstox.ledger import Call, Endpoint, Ledger, Receipt, Wait
 from expirytrack_dagster.upstox.refusals import excerpt, is_too_fast, refusal, retry_after_seconds
 from expirytrack_dagster.upstox.transport import open_http, redirected, unreached
 from expirytrack_dagster.upstox.wire import Contract, Profile, decode_contracts, decode_expiries, decode_profile
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from expirytrack_dagster.settings import Settings
+    from expirytrack_dagster.upstox.ledger import Ledger
 
 Interval = Literal["1minute", "3minute", "5minute", "15minute", "30minute", "day"]
 """The intervals that the API documents for expired contracts."""
@@ -96,7 +97,8 @@ class UpstoxClient:
     All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing`, `TokenRejected` and
     `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused` (about this request),
     `MalformedResponse`, and after the last try `NetworkError`, `ServerError`, `TruncatedResponse`, `EdgeBlocked` or
-    `RateLimited`. Arguments are checked before anything is sent: `ConfigurationError` names the parameter.
+    `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked now. Arguments are checked before
+    anything is sent: `ConfigurationError` names the parameter.
 
     Args:
         settings: Address, token, timeout, retries, pool size.
@@ -105,9 +107,6 @@ class UpstoxClient:
         run_id: Written into the ledger, so that a run's spending can be told.
         fresh: Ask the API even for what the answer cache holds; the new answer then takes the old one's place.
         transport: Replaces the network, for tests.
-
-    Attributes:
-        waited: Seconds spent waiting for slots so far, summed over the calls of this client.
     """
 
     def __init__(
@@ -122,11 +121,18 @@ class UpstoxClient:
     ) -> None:
         """Prepare the connection pool; nothing is sent yet."""
         self._settings = settings
-        self._ledger = ledger
         self._clock = clock or SystemClock()
-        self._run_id = run_id
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.waited = 0.0
+        self._coordinator = Coordinator(
+            ledger,
+            self._clock,
+            {
+                Stage.DISCOVERY: settings.discovery_workers,
+                Stage.CONTRACTS: settings.contract_workers,
+                Stage.CANDLES: settings.workers,
+            },
+            lease=settings.timeout + _LEASE_MARGIN,
+            run_id=run_id,
+        )
         self._cache = kept_answers(settings, self._clock)
         self._fresh = fresh
         self._http = open_http(settings, transport)
@@ -136,8 +142,14 @@ class UpstoxClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close the pool."""
+        """Close the pool, and let the ledger come to rest."""
         await self._http.aclose()
+        await self._coordinator.close()
+
+    @property
+    def waited(self) -> float:
+        """Seconds during which the limits held this client back so far."""
+        return self._coordinator.waited
 
     async def get_expiries(self, instrument_key: str) -> list[date]:
         """Return all expiries of an underlying that the API knows, ascending; an empty list is an answer too."""
@@ -224,8 +236,7 @@ class UpstoxClient:
     ) -> tuple[T, bytes]:
         """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
         while True:
-            request_id = await self._take_slot(call, number)
-            async with self._settling(request_id) as settle:
+            async with self._coordinator.slot(call, number) as slot, self._settling(slot) as settle:
                 answer = await self._exchange(path, headers, settle)
                 refused = refusal(answer.status, answer.body, retry_after=answer.retry_after)
                 if refused is None:
@@ -237,19 +248,8 @@ class UpstoxClient:
                 settle.update(outcome="http_error", error_code=code)
             if not is_too_fast(error, answer.status, code):
                 raise error
-            if not self._ledger.refuse(request_id, answer.retry_after, f"Upstox answered {answer.status}"):
+            if not await self._coordinator.refuse(slot, answer.retry_after, f"Upstox answered {answer.status}"):
                 raise error
-
-    async def _take_slot(self, call: Call, number: int) -> int:
-        """Wait for a slot, first come first served: one caller of a scope asks the ledger, the others queue."""
-        lease = self._settings.timeout + _LEASE_MARGIN
-        async with self._turns[self._ledger.scope_of(call.endpoint)]:
-            while isinstance(
-                slot := self._ledger.acquire(call, attempt=number, lease=lease, run_id=self._run_id), Wait
-            ):
-                self.waited += slot.seconds
-                await self._clock.sleep(slot.seconds)
-            return slot
 
     @asynccontextmanager
     async def _settling(self, request_id: int) -> AsyncIterator[dict[str, Any]]:
@@ -264,7 +264,7 @@ class UpstoxClient:
             receipt["outcome"] = "malformed"
             raise
         finally:
-            self._ledger.settle(request_id, Receipt(**receipt))
+            await self._coordinator.settle(request_id, Receipt(**receipt))
 
     async def _exchange(self, path: str, headers: dict[str, str], settle: dict[str, Any]) -> _Answer:
         """Send and read the whole body, noting in `settle` what is known as soon as it is known."""

@@ -6,7 +6,6 @@ Only reading the time and sleeping belong here; nothing else in this room asks t
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import uuid
 from functools import cache
@@ -47,9 +46,8 @@ class SystemClock:
 
 def system_uptime() -> Uptime:
     """Return the machine's uptime, on Linux with the time that it slept."""
-    if sys.platform == "linux":
-        return Uptime(_boot(), time.clock_gettime(time.CLOCK_BOOTTIME))
-    return Uptime(_boot(), time.monotonic())
+    counts_sleep = getattr(time, "CLOCK_BOOTTIME", None)
+    return Uptime(_boot(), time.monotonic() if counts_sleep is None else time.clock_gettime(counts_sleep))
 
 
 @cache

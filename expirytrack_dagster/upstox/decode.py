@@ -10,7 +10,7 @@ Only decoding belongs here; what the values must satisfy belongs to `quality/`. 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import product
 from typing import Annotated
 
@@ -76,9 +76,11 @@ def _decode_strictly(body: bytes) -> pa.Table:
     rows = (answer.data and answer.data.candles) or []
     columns = zip(*rows, strict=True) if rows else ((),) * len(CANDLES_SCHEMA)
     try:
-        *others, volume, open_interest = columns
-        whole = [_whole(volume), _whole(open_interest)]
-        arrays = [pa.array(values, field.type) for values, field in zip([*others, *whole], CANDLES_SCHEMA, strict=True)]
+        ts, *prices, volume, open_interest = columns
+        # Importing pandera sets PYARROW_IGNORE_TIMEZONE, and Arrow then takes times by what their clock shows.
+        moments = [moment.astimezone(UTC) for moment in ts]
+        values = [moments, *prices, _whole(volume), _whole(open_interest)]
+        arrays = [pa.array(column, field.type) for column, field in zip(values, CANDLES_SCHEMA, strict=True)]
     except (ValueError, OverflowError) as error:  # ArrowInvalid is a ValueError
         raise MalformedResponse(f"A number or time is out of range ({error}): {excerpt(body)}") from error
     return pa.Table.from_arrays(arrays, schema=CANDLES_SCHEMA)

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import scopes
 from expirytrack_dagster.upstox.breaker import Breaker, Circuit
+from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.clock import Clock, SystemClock, Uptime, system_uptime
 from expirytrack_dagster.upstox.pacing import Bucket
 
@@ -33,20 +34,8 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.settings import RateLimit, Settings
 
-Endpoint = Literal["expiries", "option_contracts", "future_contracts", "candles", "profile"]
-Outcome = Literal["ok", "http_error", "network_error", "malformed", "abandoned"]
-
 TRAVEL_SECONDS = 2.0
 """How long a request whose connection broke may still be on its way to the API's counter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one request asks: an endpoint, the instrument key it is about, and the other parameters as text."""
-
-    endpoint: Endpoint
-    target: str = ""
-    params: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +44,6 @@ class Wait:
 
     seconds: float
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a request; times are seconds since the epoch, `bytes` the decompressed body.
-
-    `counted_at` is the arrival of the answer, None when none came.
-    """
-
-    outcome: Outcome
-    counted_at: float | None = None
-    status: int | None = None
-    error_code: str | None = None
-    bytes: int | None = None
-    rows: int | None = None
-    first_ts: int | None = None
-    last_ts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +144,7 @@ class RequestLedger:
         """Return what the limits of an endpoint apply to."""
         return self._scope_of(endpoint)
 
-    def scopes(self) -> tuple[str, ...]:
+    def all_scopes(self) -> tuple[str, ...]:
         """Return every scope, in the order of the endpoints."""
         return tuple(dict.fromkeys(self._scope_of(endpoint) for endpoint in get_args(Endpoint)))
 
@@ -316,6 +288,11 @@ class RequestLedger:
         left = max(0.0, circuit.open_until - now)
         return Budget(tuple(windows), until - now, reason, circuit, circuit.state(now), left)
 
+    def is_closed_to_all(self) -> bool:
+        """Say whether a request of some scope would raise `CircuitOpen` now, so that work need not be begun."""
+        budgets = [self.budget(scope) for scope in self.all_scopes()]
+        return any(budget.circuit_state == "open" and budget.circuit.openings > 1 for budget in budgets)
+
     def spent(self, run_id: str) -> int:
         """Return the number of requests that a run has sent, retries included."""
         return int(self._state.query("SELECT count(*) FROM requests WHERE run_id = ?", (run_id,))[0][0])
@@ -344,8 +321,9 @@ class RequestLedger:
 
 def open_ledger(settings: Settings) -> RequestLedger:
     """Return the ledger that the settings describe: the one way in which the program builds it."""
+    # Processes take turns at this database many times a second: to wait for less than that would fail in ordinary work.
     return RequestLedger(
-        StateDatabase(settings.state, timeout=settings.lock_timeout),
+        StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
         scope_of=family_scope if settings.rate_scope == "family" else account_scope,
         burst=settings.rate_burst,

@@ -40,7 +40,10 @@ class ScopeRow:
 def load(connection: sqlite3.Connection, scope: str) -> ScopeRow | None:
     """Return the row, None before the scope's first request."""
     row = connection.execute(SELECT, (scope,)).fetchone()
-    return None if row is None else ScopeRow(*row[:4], Circuit(*row[4:]))
+    if row is None:
+        return None
+    paced_until, boot, wall, uptime, *circuit = row
+    return ScopeRow(paced_until, boot, wall, uptime, Circuit(*circuit))
 
 
 def begin(connection: sqlite3.Connection, scope: str, now: float, up: Uptime | None, longest: float) -> ScopeRow:
@@ -72,15 +75,15 @@ def follow_clock(
     )
     if not same_boot:
         return False
-    values = {"scope": scope, "drift": drift, "before": now - drift, "oldest": now - drift - longest}
+    before = now - drift  # what the clock would show without the jump; after one back, later times would be the future
+    values = {"scope": scope, "drift": drift, "ended": min(before, now), "oldest": min(before - longest, now)}
     connection.execute(
         "UPDATE requests SET started_at = started_at + :drift, lease_until = lease_until + :drift,"
         " counted_at = counted_at + :drift WHERE scope = :scope AND coalesce(counted_at, lease_until) > :oldest",
         values,
     )
     connection.execute(
-        "UPDATE cooldowns SET set_at = set_at + :drift, until = until + :drift"
-        " WHERE scope = :scope AND until > :before",
+        "UPDATE cooldowns SET set_at = set_at + :drift, until = until + :drift WHERE scope = :scope AND until > :ended",
         values,
     )
     connection.execute(

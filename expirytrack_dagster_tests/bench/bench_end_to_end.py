@@ -13,10 +13,12 @@ import multiprocessing
 import tempfile
 import time
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+import psutil
 import uvicorn
 
 from expirytrack_dagster.sandbox.running import address, listen
@@ -24,7 +26,7 @@ from expirytrack_dagster.upstox.client import UpstoxClient
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster_tests.bench.bodies import CANDLES, bodies
 from expirytrack_dagster_tests.bench.figures import Figure
-from expirytrack_dagster_tests.bench.load import EXPIRY, Share, contract, in_parallel, limits_of, together
+from expirytrack_dagster_tests.bench.load import Share, contract, in_parallel, limits_of, together, window
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +35,20 @@ if TYPE_CHECKING:
 _LIMITS = "50/1"
 _LATENCY = 0.05
 _BAR = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How the client kept up: seconds in all, those spent waiting for slots, and those of a processor.
+
+    `busy` is the share of the whole machine that all programs used meanwhile, `size` the mean size of a body.
+    """
+
+    seconds: float
+    waited: float
+    processor: float
+    busy: float
+    size: float
 
 
 def run(*, quick: bool) -> Iterator[Figure]:
@@ -47,9 +63,9 @@ def run(*, quick: bool) -> Iterator[Figure]:
             _serving(answers) as url,
             together(1) as pool,
         ):
-            share = Share(url, Path(folder), _LIMITS, 0, requests, cache)
-            seconds, waited, processor, size = pool.submit(ask, share).result()
-        rate = requests / seconds
+            share = Share(contract(), url, Path(folder), _LIMITS, 0, requests, cache)
+            kept = pool.submit(ask, share).result()
+        rate = requests / kept.seconds
         yield Figure(
             name="end_to_end" if cache else "end_to_end, without the cache",
             value=rate,
@@ -58,33 +74,34 @@ def run(*, quick: bool) -> Iterator[Figure]:
             ratio=rate / allowed,
             bar=f"ratio >= {_BAR}" if cache else "",
             passed=rate >= _BAR * allowed if cache else None,
-            note=f"{requests:,} answers of {CANDLES:,} candles ({size / 1e6:.2f} MB), {_LATENCY * 1000:.0f} ms latency;"
-            f" {waited / seconds:.0%} of the time waiting for a slot, {processor / seconds:.0%} of one processor,"
-            f" {rate * CANDLES / 1e6:.2f} M rows/s",
+            note=f"{requests:,} answers of {CANDLES:,} candles ({kept.size / 1e6:.2f} MB),"
+            f" {_LATENCY * 1000:.0f} ms latency; {kept.waited / kept.seconds:.0%} of the time waiting for a slot,"
+            f" {kept.processor / kept.seconds:.0%} of one processor, {rate * CANDLES / 1e6:.2f} M rows/s;"
+            f" {kept.busy:.0%} of the machine busy",
         )
 
 
-def ask(share: Share) -> tuple[float, float, float, float]:
-    """Return the seconds taken, those spent waiting for slots, processor seconds, and the mean size of a body."""
+def ask(share: Share) -> Kept:
+    """Ask a share with one client, alone in its process."""
     return asyncio.run(_ask(share))
 
 
-async def _ask(share: Share) -> tuple[float, float, float, float]:
-    settings, key = share.settings, contract()
+async def _ask(share: Share) -> Kept:
+    settings = share.settings
     sizes: list[int] = []
     async with UpstoxClient(settings, open_ledger(settings)) as client:
 
         async def get(number: int) -> None:
-            first = EXPIRY - timedelta(days=number)
-            candles = await client.get_historical_data(key, "1minute", first, EXPIRY)
+            candles = await client.get_historical_data(share.key, "1minute", *window(number))
             if candles.table.num_rows != CANDLES:
                 raise AssertionError("an answer lost candles on its way")
             sizes.append(candles.bytes)
 
+        psutil.cpu_percent()  # begins to count
         began, processor = time.perf_counter(), time.process_time()
         await in_parallel(range(share.count), get, settings.workers)
         seconds, processor = time.perf_counter() - began, time.process_time() - processor
-        return seconds, client.waited, processor, sum(sizes) / len(sizes)
+        return Kept(seconds, client.waited, processor, psutil.cpu_percent() / 100, sum(sizes) / len(sizes))
 
 
 @contextmanager
@@ -94,6 +111,7 @@ def _serving(answers: Sequence[bytes]) -> Iterator[str]:
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(listening, answers), daemon=True)
     server.start()
     try:
+        httpx.get(address(listening), timeout=60, trust_env=False)  # its start is not measured
         yield address(listening)
     finally:
         server.terminate()

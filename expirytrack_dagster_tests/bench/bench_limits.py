@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LATENCY = (0.0, 0.3)
+_KILL_AT = 0.3  # of the requests answered: in the middle of the first burst
 _PATIENCE = 600.0
 
 
@@ -59,15 +60,17 @@ def _ask(limits: str, requests: int, *, killed: bool) -> Seen:
         sandbox(limits, _LATENCY, _LATENCY) as url,
         StateDatabase(Path(folder) / "state.sqlite") as state,
     ):
-        home, left = Path(folder), requests
+        home, first, left = Path(folder), 0, requests
         if killed:
             processes = start(ask_share, split(url, home, limits, 0, requests))
-            while (done := _answered(state)) < requests * 0.3:
+            while (done := _answered(state)) < requests * _KILL_AT:
+                if not all(process.is_alive() for process in processes):
+                    raise RuntimeError("a client process ended before it was killed")
                 time.sleep(0.05)
             for process in processes:
                 process.kill()
-            left -= done
-        finish(start(ask_share, split(url, home, limits, requests - left, left)), _PATIENCE)
+            first, left = requests, requests - done  # other windows than before, which the cache may hold
+        finish(start(ask_share, split(url, home, limits, first, left)), _PATIENCE)
         return seen(url)
 
 

@@ -41,11 +41,10 @@ def run(*, quick: bool) -> Iterator[Figure]:
     floor = soonest(limits_of(limits), requests)
     scaled = "scaled down: " if quick else ""
     note = f"{scaled}{requests:,} requests at {limits}, {PROCESSES} processes, {latency * 1000:.0f} ms"
-    ours = _ask(ask_share, limits, requests, latency, floor)
-    theirs = _ask(peer.ask_share, limits, requests, latency, floor)
-    for name, observed in (("ours", ours), ("pyrate-limiter", theirs)):
+    for name, client in (("ours", ask_share), ("pyrate-limiter", peer.ask_share)):
+        observed = _ask(client, limits, requests, latency, floor)
         seconds = observed.seconds + latency
-        is_ours = observed is ours
+        is_ours = client is ask_share
         complete = observed.answered >= requests and not observed.violations
         yield Figure(
             name=f"two_thousand, {name}",

@@ -32,6 +32,7 @@ from expirytrack_dagster.upstox.ledger import open_ledger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
+    from multiprocessing.synchronize import Barrier
     from pathlib import Path
 
 TRUE_LIMITS = "50/1,500/60,2000/1800"
@@ -41,16 +42,18 @@ TOKEN = "bench"
 TODAY, EXPIRY = date(2025, 9, 15), date(2025, 8, 28)
 _UNDERLYING = "NSE_INDEX|Nifty 50"
 _STRIKES, _DAYS = 2, 1
+_START_WITHIN = 60.0  # seconds; the imports take two
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one client process asks: the requests number `first` to `first + count - 1`, under these limits.
+    """What one client process asks of one contract: requests number `first` to `first + count - 1`, in these limits.
 
     All other settings are the defaults, so what is measured is what users get; `cache` may be off for comparison.
     """
 
+    key: str
     url: str
     home: Path
     limits: str
@@ -104,6 +107,11 @@ def soonest(limits: Sequence[RateLimit], requests: int) -> float:
     return starts[-1] + min(limit.seconds for limit in limits)
 
 
+def window(number: int) -> tuple[date, date]:
+    """Return the days that request `number` asks for."""
+    return EXPIRY - timedelta(days=number), EXPIRY
+
+
 @cache
 def contract() -> str:
     """Return the key of a contract that the sandbox knows."""
@@ -111,10 +119,10 @@ def contract() -> str:
     return str(rows[len(rows) // 2]["instrument_key"])
 
 
-def candle_path(number: int) -> str:
-    """Return the path that `number` asks, for clients other than ours."""
-    first = EXPIRY - timedelta(days=number)
-    return f"/v2/expired-instruments/historical-candle/{quote(contract(), safe='')}/1minute/{EXPIRY}/{first}"
+def candle_path(key: str, number: int) -> str:
+    """Return the path of request `number`, for clients other than ours."""
+    first, last = window(number)
+    return f"/v2/expired-instruments/historical-candle/{quote(key, safe='')}/1minute/{last}/{first}"
 
 
 @contextmanager
@@ -155,15 +163,24 @@ def seen(url: str) -> Seen:
 def split(url: str, home: Path, limits: str, first: int, count: int) -> list[Share]:
     """Divide requests evenly among the processes."""
     bounds = [first + count * part // PROCESSES for part in range(PROCESSES + 1)]
-    return [Share(url, home, limits, low, high - low) for low, high in pairwise(bounds)]
+    return [Share(contract(), url, home, limits, low, high - low) for low, high in pairwise(bounds)]
 
 
-def start(target: Callable[[Share], None], shares: Iterable[Share]) -> list[BaseProcess]:
-    """Start one process a share."""
-    processes: list[BaseProcess] = [_SPAWN.Process(target=target, args=(share,), daemon=True) for share in shares]
+def start(target: Callable[[Share], None], shares: Sequence[Share]) -> list[BaseProcess]:
+    """Start one process a share; all begin at the same moment, imports done, lest they slow each other down."""
+    barrier = _SPAWN.Barrier(len(shares) + 1)
+    processes: list[BaseProcess] = [
+        _SPAWN.Process(target=_begin, args=(barrier, target, share), daemon=True) for share in shares
+    ]
     for process in processes:
         process.start()
+    barrier.wait(_START_WITHIN)
     return processes
+
+
+def _begin(barrier: Barrier, target: Callable[[Share], None], share: Share) -> None:
+    barrier.wait()
+    target(share)
 
 
 def finish(processes: Sequence[BaseProcess], within: float) -> None:
@@ -210,10 +227,10 @@ def ask_share(share: Share) -> None:
 
 
 async def _ask_share(share: Share) -> None:
-    settings, key = share.settings, contract()
+    settings = share.settings
     async with UpstoxClient(settings, open_ledger(settings)) as client:
         await in_parallel(
             range(share.first, share.first + share.count),
-            lambda number: client.get_historical_data(key, "1minute", EXPIRY - timedelta(days=number), EXPIRY),
+            lambda number: client.get_historical_data(share.key, "1minute", *window(number)),
             settings.workers,
         )

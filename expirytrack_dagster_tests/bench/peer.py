@@ -43,7 +43,7 @@ async def _ask_share(share: Share) -> None:
 
             async def ask(number: int) -> None:
                 await limiter.try_acquire_async("upstox")
-                response = await http.get(candle_path(number))
+                response = await http.get(candle_path(share.key, number))
                 if response.status_code != _TOO_MANY:
                     response.raise_for_status()
 

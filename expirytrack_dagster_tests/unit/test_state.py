@@ -85,14 +85,63 @@ def test_lock_of_another_program_is_named(tmp_path: Path) -> None:
             pass
 
 
+def copies(path: Path) -> list[Path]:
+    """Return the kept copies of a damaged file, without their logs."""
+    return [copy for copy in path.parent.glob(f"{path.name}.damaged-*") if copy.name.endswith("Z")]
+
+
 @pytest.mark.parametrize("damage", [b"no database at all " * 300, b"SQLite format 3\x00" + b"\xff" * 4096])
-def test_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
-    """A file that is no database raises DatabaseCorrupt and stays as it is."""
+def test_damaged_file_is_kept_and_replaced(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no database becomes a copy beside a new one, with a warning that names it."""
     path = tmp_path / "state.sqlite"
     path.write_bytes(damage)
-    with StateDatabase(path) as state, pytest.raises(DatabaseCorrupt, match=r"state\.sqlite"):
+    with StateDatabase(path) as state:
+        assert state.query("SELECT count(*) FROM underlyings") == [(0,)]
+        (copy,) = copies(path)
+        assert state.query("SELECT kept_as, lost_at > 1e9 FROM losses") == [(copy.name, 1)]
+    assert copy.read_bytes() == damage
+    assert copy.name in caplog.text
+    assert sorted(left.name for left in tmp_path.iterdir()) == sorted([path.name, f"{path.name}.lock", copy.name])
+
+
+def damage_table(path: Path, table: str) -> None:
+    """Overwrite the root page of a table or index, as a failing disk might."""
+    with StateDatabase(path) as state:
+        page = state.query("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))[0][0]
+        size = state.query("PRAGMA page_size")[0][0]
+        state.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xee" * size)
+
+
+def test_tracked_underlyings_are_saved_from_a_damaged_file(tmp_path: Path) -> None:
+    """Damage elsewhere costs no underlying, and processes that had the old file open go over to the new one."""
+    path = tmp_path / "state.sqlite"
+    with StateDatabase(path) as state, StateDatabase(path) as other:
+        write(state, (TRACK, "NIFTY", "NSE_INDEX|Nifty 50"), (TRACK, "SENSEX", "BSE_INDEX|SENSEX"))
+        state.close()
+        other.query("SELECT 1")
+        damage_table(path, "cooldowns")
+        assert state.query("SELECT * FROM cooldowns") == []
+        assert len(copies(path)) == 1
+        for handle in (state, other):
+            assert handle.query("SELECT symbol FROM underlyings ORDER BY 1") == [("NIFTY",), ("SENSEX",)]
+        write(other, (TRACK, "BANKNIFTY", "NSE_INDEX|Nifty Bank"))
+        assert state.query("SELECT count(*) FROM underlyings") == [(3,)]
+
+
+def test_damage_inside_a_transaction_is_named_and_the_next_one_works(tmp_path: Path) -> None:
+    """The block cannot be repeated for its caller, so DatabaseCorrupt says to run again."""
+    path = tmp_path / "state.sqlite"
+    with StateDatabase(path) as state:
         state.query("SELECT 1")
-    assert path.read_bytes() == damage
+    damage_table(path, "learned")
+    with StateDatabase(path) as state:
+        with pytest.raises(DatabaseCorrupt, match="replaced"), state.transaction() as connection:
+            connection.execute("INSERT INTO learned VALUES ('x', '', 0)")
+        write(state, ("INSERT INTO learned VALUES ('x', '', 0)",))
+        assert state.query("SELECT name FROM learned") == [("x",)]
 
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:

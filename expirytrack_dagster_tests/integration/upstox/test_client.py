@@ -36,8 +36,9 @@ from expirytrack_dagster.errors import (
 from expirytrack_dagster.settings import RateLimit, Settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import client as client_module
+from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.client import Candles, UpstoxClient
-from expirytrack_dagster.upstox.ledger import Call, RequestLedger, Wait
+from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
 
 RECORDED = Path(__file__).parents[4] / "shared" / "realdata" / "upstox_recorded"
 NIFTY, OPTION, DAY = "NSE_INDEX|Nifty 50", "NSE_FO|71706|28-08-2025", date(2025, 8, 28)

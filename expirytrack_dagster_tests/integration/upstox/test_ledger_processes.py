@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.ledger import Call, Receipt, RequestLedger, Wait
+from expirytrack_dagster.upstox.calls import Call, Receipt
+from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,8 @@ import json, random, sys, time
 from pathlib import Path
 from expirytrack_dagster.settings import parse_rate_limits
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.ledger import Call, Receipt, RequestLedger, Wait
+from expirytrack_dagster.upstox.calls import Call, Receipt
+from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
 
 path, limits, count, latency = sys.argv[1], parse_rate_limits(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 ledger = RequestLedger(StateDatabase(Path(path)), limits)

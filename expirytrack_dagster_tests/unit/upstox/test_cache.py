@@ -15,8 +15,8 @@ import pytest
 
 from expirytrack_dagster.settings import Settings, load_settings
 from expirytrack_dagster.upstox.cache import AnswerCache, kept_answers
+from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.clock import SystemClock
-from expirytrack_dagster.upstox.ledger import Call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,7 +183,7 @@ import itertools, os, sys, hashlib
 from pathlib import Path
 from expirytrack_dagster.upstox.cache import AnswerCache
 from expirytrack_dagster.upstox.clock import SystemClock
-from expirytrack_dagster.upstox.ledger import Call
+from expirytrack_dagster.upstox.calls import Call
 cache = AnswerCache(Path(sys.argv[1]), max_bytes=4 << 20, minutes=15, clock=SystemClock())
 call = Call("candles", "x", {"to": "2020-01-01"})
 for number in itertools.count():

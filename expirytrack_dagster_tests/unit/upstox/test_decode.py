@@ -235,3 +235,12 @@ def test_damaged_bodies_give_an_error_or_the_plain_reading(data: st.DataObject |
     except (MalformedResponse, TruncatedResponse):
         return
     assert as_rows(table) == orjson_reading(bytes(body))
+
+
+@pytest.mark.parametrize("others", ["", "1"])
+def test_time_zones_count_whatever_else_is_imported(monkeypatch: pytest.MonkeyPatch, others: str) -> None:
+    """Importing pandera tells Arrow, by a variable of the process, to ignore time zones: candles must not move."""
+    monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", others)
+    moment = datetime(2025, 8, 1, 9, 59, tzinfo=UTC)
+    for table in (decode_candles(compact([ROW])), _decode_strictly(compact([ROW]))):
+        assert table["ts"].to_pylist() == [moment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,9 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expirytrack_dagster.errors import StateLocked
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, Call, Receipt, RequestLedger, Wait, family_scope
+from expirytrack_dagster.upstox.breaker import Breaker
+from expirytrack_dagster.upstox.calls import Call, Receipt
+from expirytrack_dagster.upstox.clock import Uptime
+from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait, family_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +29,7 @@ LIMITS = (RateLimit(1, 3), RateLimit(7, 8), RateLimit(30, 12))
 CALL = Call("candles", "NSE_FO|1|28-08-2025", {"from": "2025-08-01"})
 LEASE = 5.0
 EPSILON = 1e-6
+NEVER = Breaker(failures=10**9)
 
 
 @dataclass
@@ -70,7 +76,7 @@ class World:
     def open(self) -> None:
         """Open the ledger as a new process would."""
         self.state = StateDatabase(self.path)
-        self.ledger = RequestLedger(self.state, LIMITS, clock=self.clock)
+        self.ledger = RequestLedger(self.state, LIMITS, clock=self.clock, breaker=NEVER)
 
     def advance(self, until: float) -> None:
         """Let time pass; answers that arrive on the way are settled at their instant."""
@@ -304,3 +310,86 @@ def test_no_windows_means_no_waiting(state: StateDatabase, clock: FakeClock) -> 
     """Without limits everything is granted."""
     ledger = RequestLedger(state, (), clock=clock)
     assert all(isinstance(ledger.acquire(CALL), int) for _ in range(100))
+
+
+def test_slot_given_back_leaves_no_trace(state: StateDatabase, clock: FakeClock) -> None:
+    """Nothing was sent, so neither the windows, nor the bucket, nor the audit know of it."""
+    ledger = RequestLedger(state, (RateLimit(1, 2),), clock=clock, burst=1)
+    for _ in range(5):
+        slot = ledger.acquire(CALL, run_id="run")
+        assert isinstance(slot, int)
+        ledger.give_back(slot)
+        ledger.give_back(slot)
+    assert ledger.spent("run") == 0
+    assert isinstance(ledger.acquire(CALL), int)
+    assert ledger.acquire(CALL) == Wait(pytest.approx(1 / 2), "2/1 is paced")  # type: ignore[arg-type]  # as equal
+
+
+def test_requests_are_paced_by_all_processes_together(state: StateDatabase, clock: FakeClock) -> None:
+    """Five at once, then one every 20 ms, however many ledgers share the database; a pause refills the bucket."""
+    limits = (RateLimit(1, 50), RateLimit(60, 500))
+    ledgers = [RequestLedger(StateDatabase(state.path), limits, clock=clock, burst=5) for _ in range(3)]
+    times = []
+    for number in range(25):
+        ledger = ledgers[number % 3]
+        while isinstance(slot := ledger.acquire(CALL), Wait):
+            clock.time += slot.seconds
+        times.append(clock.time)
+    assert times[4] == times[0]
+    assert times[24] - times[4] == pytest.approx(20 * 0.02)
+    clock.time += 10
+    assert all(isinstance(ledgers[0].acquire(CALL), int) for _ in range(5))
+    assert isinstance(ledgers[1].acquire(CALL), Wait)
+    clock.time -= 3600  # nobody knows of the jump: the bucket counts as empty, not as a debt of an hour
+    wait = ledgers[0].acquire(CALL)
+    assert isinstance(wait, Wait)
+    assert wait.reason == "500/60 is used up" or wait.seconds <= 0.02 + EPSILON
+
+
+def test_after_a_loss_all_windows_are_full(tmp_path: Path, clock: FakeClock) -> None:
+    """A database that replaced a damaged one gives no slot before the longest window has passed, and status says so."""
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(b"damaged " * 1000)
+    clock.time = time.time()
+    with StateDatabase(path) as state:
+        ledger = RequestLedger(state, LIMITS, clock=clock)
+        assert ledger.budget().cooldown_seconds == pytest.approx(30, abs=5)
+        wait = ledger.acquire(CALL)
+        assert isinstance(wait, Wait)
+        assert wait.seconds == pytest.approx(30, abs=5)
+        assert "damaged" in wait.reason
+        assert ledger.budget().cooldown_seconds == pytest.approx(wait.seconds)
+        clock.time += wait.seconds + EPSILON
+        assert isinstance(ledger.acquire(CALL), int)
+
+
+def test_locked_database_is_named_within_its_timeout(state: StateDatabase, clock: FakeClock) -> None:
+    """A ledger that cannot get the lock raises StateLocked with one sentence, and changes nothing."""
+    with StateDatabase(state.path, timeout=0.05) as impatient:
+        waiting = RequestLedger(impatient, LIMITS, clock=clock)
+        with state.transaction(), pytest.raises(StateLocked, match=r"state\.sqlite .* 0\.05 s: try again\.$"):
+            waiting.acquire(CALL)
+    assert state.query("SELECT count(*) FROM requests") == [(0,)]
+
+
+def test_settling_after_the_database_was_replaced_is_harmless(ledger: RequestLedger) -> None:
+    """A request whose row was lost is settled and refused without an error: the new database pauses all anyway."""
+    ledger.settle(4711, Receipt("ok", counted_at=1.0))
+    assert ledger.refuse(4711, None, "429")
+
+
+def test_new_boot_believes_the_wall_clock(state: StateDatabase, clock: FakeClock) -> None:
+    """Uptimes of two boots say nothing about each other: the night between them counts as time that passed."""
+    up = Uptime("monday", 50_000.0)
+    ledger = RequestLedger(state, (RateLimit(60, 1),), clock=clock, uptime=lambda: up)
+    assert isinstance(ledger.acquire(CALL), int)
+    clock.time += 30_000
+    up = Uptime("tuesday", 100.0)
+    slot = ledger.acquire(CALL)
+    assert isinstance(slot, int)
+    ledger.settle(slot, Receipt("ok", counted_at=clock.now()))
+    clock.time += 10 + 3_600  # ten seconds pass, and the clock is set
+    up = Uptime("tuesday", 110.0)
+    wait = ledger.acquire(CALL)
+    assert isinstance(wait, Wait)
+    assert wait.seconds == pytest.approx(50)
