@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
     from expirytrack_dagster.quality.outcome import CheckOutcome
 
 
-def check_result(outcome: CheckOutcome, asset: str) -> dg.AssetCheckResult:
-    """Return the result: an error when the cell must not be written, else a warning."""
+def check_result(outcome: CheckOutcome, asset: str, image: bytes | None = None) -> dg.AssetCheckResult:
+    """Return the result, perhaps with a picture: an error when the cell must not be written, else a warning."""
     metadata: dict[str, dg.MetadataValue | int | float] = dict(outcome.counts)
+    if image:
+        metadata["picture"] = picture(image, outcome.name)
     if len(outcome.failing):
         metadata["failing_rows"] = failing_table(outcome.failing)
     return dg.AssetCheckResult(
@@ -35,6 +38,11 @@ def failing_table(frame: pd.DataFrame) -> dg.TableMetadataValue:
         for row in frame.to_dict(orient="records")
     ]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns=columns))
+
+
+def picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
+    """Return a PNG as a picture for the UI; it is stored in the event log as a whole, so keep it small."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _type_name(column: pd.Series) -> str:

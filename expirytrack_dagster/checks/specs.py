@@ -1,4 +1,4 @@
-"""Names, sentences and partitions of every in-asset check; what a failing one costs is decided in `assets/`."""
+"""Names, sentences and partitions of the checks; what a failing one costs is decided where it is evaluated."""
 
 from __future__ import annotations
 
@@ -50,5 +50,20 @@ candles_checks = _specs(
         "timestamp_continuity": "Bars start on the minute, none lies after the expiry, and no minute of a session "
         "is missing across the whole chain. Session hours come from the chain's own bars.",
         "completeness": "Every listed contract is complete or proven empty: nothing is silently missing.",
+    },
+)
+
+chain_checks = _specs(
+    "candles",
+    cells,
+    {
+        "monotonic_strikes": "In any minute, calls do not rise and puts do not fall with the strike, beyond what a "
+        "minute and a coarse quote explain. A warning: the rows are kept.",
+        "intrinsic_value": "No option costs less than exercising it brings at the forward of its minute, which is that "
+        "of the future or the one implied at the money. A warning: the rows are kept.",
+        "put_call_parity": "Call less put is the discounted forward less the strike, beyond what a minute, the rate "
+        "and the spread explain. A warning: the rows are kept.",
+        "open_interest_jumps": "Open interest does not change by a factor from bar to bar, and by more than was "
+        "traded. A warning: the rows are kept.",
     },
 )

@@ -73,7 +73,7 @@ def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     market: Annotated[Literal["synthetic", "recorded"], typer.Option(help="Where the data come from.")] = "synthetic",
     folder: Annotated[Path | None, typer.Option(help="Folder of the recorded market.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic market.", min=0)] = 0,
-    strikes: Annotated[int, typer.Option(help="Strikes on each side of the middle one.", min=0, max=249)] = 10,
+    strikes: Annotated[int, typer.Option(help="Strikes on each side of the middle one.", min=0, max=249)] = 100,
     days: Annotated[int, typer.Option(help="Trading days that a synthetic contract lives.", min=1)] = 5,
     today: Annotated[
         str | None, typer.Option(help="Date of the sandbox (YYYY-MM-DD); the real one by default.")

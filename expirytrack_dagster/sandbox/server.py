@@ -281,7 +281,7 @@ class Sandbox:
 
     def _candle_body(self, asked: asking.Candles) -> bytes | wire.Refusal:
         switches, from_date = self.switches, asked.from_date
-        if switches.newest_days is not None:
+        if switches.newest_days is not None and asked.interval != "day":
             from_date = max(from_date, asked.to_date - timedelta(days=switches.newest_days - 1))
         bars = self._market.candles(asked.key, asked.interval, from_date, asked.to_date)
         if bars is None or not self._reaches(expiry_of(asked.key)):

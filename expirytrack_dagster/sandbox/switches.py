@@ -77,7 +77,7 @@ class Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         plus: the account has the Plus plan; else 401 UDAPI1149.
         depth: list every expiry since the floor, or those of the last six months.
         range_cap: refuse wider candle windows with 400 UDAPI1148; in days from the first to the last, both counted.
-        newest_days: answer only the newest days of a candle window, without saying so.
+        newest_days: answer only the newest days of a window of minutes, without saying so.
         shuffled: candles in no order.
         duplicated: every tenth candle twice.
         zero_volume: a flat bar of volume zero for every minute that did not trade between two that did.

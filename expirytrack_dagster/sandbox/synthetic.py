@@ -80,7 +80,8 @@ class SyntheticMarket:
 
     Args:
         seed: chooses the paths and everything that is random about the contracts.
-        strikes: strikes on each side of the middle one, so an expiry has `2 * (2 * strikes + 1)` options.
+        strikes: strikes on each side of the middle one, so an expiry has `2 * (2 * strikes + 1)` options, or
+            fewer where strikes would not be above zero.
         days: trading days that a contract lives, its expiry included; 54 give 20,000 bars a contract.
         today: the day on which the market is asked; the real one (IST) by default.
 
@@ -186,7 +187,7 @@ class SyntheticMarket:
         middle = round(float(self._path(underlying)[self._life(expiry).start]) / underlying.step)
         first_token = underlying.first_contract_token + TOKENS * (day_number(expiry) // 7 % BLOCKS)
         contracts: list[Contract] = []
-        for offset in range(-self.strikes, self.strikes + 1):
+        for offset in range(max(-self.strikes, 1 - middle), self.strikes + 1):  # a strike is above zero
             for kind in ("PE", "CE"):
                 token, strike = str(first_token + len(contracts)), (middle + offset) * underlying.step
                 contracts.append(Contract(underlying, expiry, weekly, kind, token, strike, offset))

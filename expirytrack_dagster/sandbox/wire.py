@@ -71,7 +71,7 @@ def candles(bars: Bars) -> bytes:
     table = pa.table([_timestamps(bars.time), *columns], names=["t", "o", "h", "l", "c", "v", "i"])
     sink = pa.BufferOutputStream()
     csv.write_csv(table, sink, csv.WriteOptions(include_header=False))
-    rows: bytes = sink.getvalue().to_pybytes()
+    rows: bytes = sink.getvalue().to_pybytes().replace(b"nan", b"null")  # a planted candle may lack a price
     return b'{"status":"success","data":{"candles":[[' + rows[:-1].replace(b"\n", b"],[") + b"]]}}"
 
 

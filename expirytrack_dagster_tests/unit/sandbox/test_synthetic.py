@@ -193,3 +193,13 @@ def test_impossible_sizes(sizes: dict[str, int]) -> None:
     """A size that cannot be served is refused at once."""
     with pytest.raises(ConfigurationError):
         SyntheticMarket(**sizes)  # type: ignore[arg-type]  # a dictionary of sizes has no date
+
+
+def test_no_strike_is_zero_or_below() -> None:
+    """A cheap stock with very many strikes lists those above zero only, and each of them is answered."""
+    market = SyntheticMarket(strikes=200, days=1, today=date(2025, 9, 1))
+    listed = market.option_contracts("NSE_EQ|INE002A01018", date(2025, 8, 28)) or []
+    strikes = [float(str(row["strike_price"])) for row in listed]
+    assert min(strikes) > 0
+    assert len(strikes) < 2 * (2 * 200 + 1)
+    assert market.minutes(str(listed[0]["instrument_key"])) is not None
