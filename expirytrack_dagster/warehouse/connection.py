@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+# DuckDB's own default is four fifths of the machine, which it fills with blocks that it read or wrote. What needs more is
+# spilled to disk. Measured: loading 4,800,000 candles takes 2.2 s with 64 MB, 128 MB and no limit.
+_MEMORY = "128MB"
+
 
 class Warehouse:
     """The DuckDB file of the archive; cheap to make, opens nothing until it is used.
@@ -126,4 +130,5 @@ class Warehouse:
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             reraise=True,
         )
-        return retrying(duckdb.connect, self.database, read_only=read_only, config=dict(self.settings))
+        config = {"memory_limit": _MEMORY, **self.settings}
+        return retrying(duckdb.connect, self.database, read_only=read_only, config=config)

@@ -7,13 +7,14 @@ connection is closed before a function returns. Changing anything belongs to `ce
 
 from __future__ import annotations
 
+from datetime import datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import date
 
     from expirytrack_dagster.warehouse.connection import Warehouse
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _EXPIRIES = "SELECT * FROM expiries WHERE underlying = $underlying ORDER BY expiry"
 _CONTRACTS = "SELECT * FROM contracts WHERE underlying = $underlying AND expiry = $expiry ORDER BY instrument_key"
 _STATUSES = "SELECT * FROM contract_status WHERE underlying = $underlying AND expiry = $expiry ORDER BY instrument_key"
+
+_SEAL = "SELECT sealed_at FROM cell_seals WHERE underlying = $underlying AND expiry = $expiry"
 
 _QUARANTINED = """
 SELECT * FROM quarantine
@@ -38,6 +41,50 @@ GROUP BY ts
 ORDER BY ts
 """
 
+_DAYS = """
+SELECT DISTINCT (ts + INTERVAL 330 MINUTE)::DATE AS day
+FROM candles
+WHERE underlying = $underlying AND expiry = $expiry
+ORDER BY day
+"""
+
+_CHAIN = """
+SELECT
+    ts,
+    instrument_key,
+    instrument_type,
+    strike_price,
+    high,
+    low,
+    close,
+    volume,
+    open_interest,
+    tick_size
+FROM candles
+JOIN contracts USING (underlying, expiry, instrument_key)
+WHERE underlying = $underlying AND expiry = $expiry AND ts >= $start AND ts < $start + INTERVAL 1 DAY
+ORDER BY instrument_key, ts
+"""
+
+_TRADES = """
+SELECT
+    instrument_key,
+    (ts + INTERVAL 330 MINUTE)::DATE AS day,
+    count(*) FILTER (NOT away AND volume > 0) AS traded,
+    count(*) FILTER (away) AS outside
+FROM (
+    SELECT instrument_key, ts, volume, coalesce(ts > last, true) AS away
+    FROM candles
+    ASOF LEFT JOIN (SELECT unnest($first::TIMESTAMPTZ[]) AS first, unnest($last::TIMESTAMPTZ[]) AS last) AS sessions
+    ON ts >= first
+    WHERE
+        underlying = $underlying AND expiry = $expiry
+        AND instrument_key NOT IN (SELECT unnest($except_keys::TEXT[]))
+)
+GROUP BY ALL
+ORDER BY ALL
+"""
+
 _CELLS = """
 SELECT
     underlying,
@@ -49,17 +96,20 @@ SELECT
     count(*) FILTER (status = 'refused') AS refused,
     count(*) FILTER (status = 'failed') AS failed,
     count(contracts.instrument_key) - count(status) AS unasked,
-    coalesce(sum(candles), 0)::BIGINT AS candles,
+    coalesce(sum(contract_status.candles), 0)::BIGINT AS candles,
     coalesce(sum(quarantined), 0)::BIGINT AS quarantined,
     min(first_ts) AS first_ts,
-    max(last_ts) AS last_ts
+    max(last_ts) AS last_ts,
+    bool_or(sealed_at IS NOT NULL) AS sealed
 FROM expiries
 LEFT JOIN contracts USING (underlying, expiry)
 LEFT JOIN contract_status USING (underlying, expiry, instrument_key)
+LEFT JOIN cell_seals USING (underlying, expiry)
 GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
 
+_IST = timezone(timedelta(hours=5, minutes=30))
 _BOOLEAN = {pa.bool_(): pd.BooleanDtype()}
 
 
@@ -82,6 +132,11 @@ def contracts(warehouse: Warehouse, underlying: str, expiry: date) -> pd.DataFra
 def statuses(warehouse: Warehouse, underlying: str, expiry: date) -> pd.DataFrame:
     """Return the states of the cell's contracts that were asked for, in the order of their keys."""
     return _frame(warehouse, _STATUSES, {"underlying": underlying, "expiry": expiry})
+
+
+def is_sealed(warehouse: Warehouse, underlying: str, expiry: date) -> bool:
+    """Say whether the cell is finished: nothing of it has to be asked again."""
+    return len(_frame(warehouse, _SEAL, {"underlying": underlying, "expiry": expiry})) == 1
 
 
 def quarantined(
@@ -116,17 +171,58 @@ def minutes(
     return _frame(warehouse, _MINUTES, bound)
 
 
+def chain_days(warehouse: Warehouse, underlying: str, expiry: date) -> Iterator[pd.DataFrame]:
+    """Yield the candles of a cell with their contracts, one trading day (IST) at a time, ascending.
+
+    The connection is open for a day's query only. `instrument_key` and `instrument_type` are categories.
+
+    Yields:
+        `ts`, `instrument_key`, `instrument_type`, `strike_price` (NaN for a future), `high`, `low`, `close`, `volume`,
+        `open_interest`, `tick_size` (paise), sorted by contract and time.
+    """
+    cell = {"underlying": underlying, "expiry": expiry}
+    for day in _frame(warehouse, _DAYS, cell)["day"]:
+        start = datetime.combine(day, time(), _IST)
+        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, ("instrument_key", "instrument_type"))
+
+
+def trades(
+    warehouse: Warehouse,
+    underlying: str,
+    expiry: date,
+    sessions: pd.DataFrame,
+    except_keys: Collection[str] = (),
+) -> pd.DataFrame:
+    """Count the minutes of each contract and trading day of a cell.
+
+    Args:
+        warehouse: the archive.
+        underlying: short symbol.
+        expiry: the cell's date.
+        sessions: first and last minute (UTC) of each.
+        except_keys: not these contracts.
+
+    Returns:
+        `instrument_key`, `day` (a date in IST), `traded` (minutes of a session with volume) and `outside` (bars
+        outside), by contract and day.
+    """
+    bounds = {name: sessions[name].dt.to_pydatetime().tolist() for name in ("first", "last")}
+    bound = {"underlying": underlying, "expiry": expiry, "except_keys": list(except_keys), **bounds}
+    return _frame(warehouse, _TRADES, bound)
+
+
 def cells(warehouse: Warehouse) -> pd.DataFrame:
     """Return one row for each listed cell: contracts by state, rows, first and last minute.
 
     `contracts` is the sum of the five states and `unasked`. Candles are counted from the states, not scanned; a
-    contract that the API has withdrawn from its list is not counted.
+    contract that the API has withdrawn from its list is not counted. `sealed` cells are never asked again: the API was
+    asked what they hold, and every contract of the answer, if any, is complete or proven empty.
     """
     return _frame(warehouse, _CELLS, {})
 
 
-def _frame(warehouse: Warehouse, sql: str, bound: Mapping[str, Any]) -> pd.DataFrame:
+def _frame(warehouse: Warehouse, sql: str, bound: Mapping[str, Any], categories: Sequence[str] = ()) -> pd.DataFrame:
     with warehouse.reading() as connection:
         table = connection.execute(sql, bound).to_arrow_table()
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_BOOLEAN.get)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_BOOLEAN.get, categories=list(categories))
     return frame

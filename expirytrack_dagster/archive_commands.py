@@ -1,0 +1,194 @@
+"""`expirytrack verify` and `expirytrack quarantine ...`: the commands that look at what is stored; none asks the API.
+
+Only options, questions and printing: what is proved is `verification.py`, what a review changes `warehouse/review.py`.
+"""
+# ruff: noqa: PLC0415 -- heavy modules are imported by the command that needs them, so that --help answers at once
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import asdict
+from datetime import date
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expirytrack_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.review import Action, Selection
+
+quarantine = typer.Typer(no_args_is_help=True, help="Review rows that broke a rule: list, release or discard them.")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
+
+
+AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; everything in the archive if none is given.")]
+Symbol = Annotated[str, typer.Argument(help="Short symbol, such as NIFTY.")]
+ExpiryOption = Annotated[date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="Only rows of this expiry.")]
+RuleOption = Annotated[str | None, typer.Option(help="Only rows that broke this rule, such as ohlc.")]
+KeyOption = Annotated[str | None, typer.Option(help="Only rows of this contract: SEGMENT|token|DD-MM-YYYY.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking; without it, it is shown first.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def verify(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
+    """Prove the archive from itself, without a request: exit code 0 when all is proven, 3 when something is not."""
+    from expirytrack_dagster import console
+    from expirytrack_dagster.verification import verify_archive
+
+    settings = load_settings()
+    with console.slow_bar("Reading", "candles") as progress:
+        result = verify_archive(_archive(), settings.staging, _checked(symbol), progress)
+    if as_json:
+        report = {"proven": result.proven, "summary": result.summary, "totals": asdict(result.totals)}
+        console.out.print_json(json.dumps(report | {"findings": [asdict(finding) for finding in result.findings]}))
+    else:
+        if result.findings:
+            console.out.print(console.findings_table(result.findings))
+        console.say(result.summary)
+    raise typer.Exit(0 if result.proven else 3)
+
+
+@quarantine.command("list")
+def list_rows(
+    symbol: AnySymbol = None,
+    expiry: ExpiryOption = None,
+    rule: RuleOption = None,
+    key: KeyOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in quarantine by cell and rule, and the rows themselves where an option narrows it."""
+    from expirytrack_dagster import console
+    from expirytrack_dagster.warehouse.review import Selection, chosen
+
+    rows = chosen(_archive(), Selection(_checked(symbol), expiry, rule, key))
+    if as_json:
+        console.out.print_json(json.dumps({"rows": _records(rows)}))
+    elif rows.empty:
+        console.say("Nothing in quarantine matches.")
+    else:
+        console.out.print(console.quarantine_table(rows))
+        if expiry or rule or key:
+            console.say("")
+            console.say_rows(rows)
+
+
+@quarantine.command()
+def release(
+    symbol: Symbol,
+    expiry: ExpiryOption = None,
+    rule: RuleOption = None,
+    key: KeyOption = None,
+    *,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Move rows into candles as they were received; a row that cannot stand there stays where it is."""
+    from expirytrack_dagster.warehouse.review import Selection
+
+    _review("release", Selection(_checked(symbol), expiry, rule, key), yes=yes, as_json=as_json)
+
+
+@quarantine.command()
+def discard(
+    symbol: Symbol,
+    expiry: ExpiryOption = None,
+    rule: RuleOption = None,
+    key: KeyOption = None,
+    *,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove rows for good; that they were received stays counted."""
+    from expirytrack_dagster.warehouse.review import Selection
+
+    _review("discard", Selection(_checked(symbol), expiry, rule, key), yes=yes, as_json=as_json)
+
+
+def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -> None:
+    from expirytrack_dagster import console
+    from expirytrack_dagster.warehouse import review
+
+    archive = _archive()
+    rows = review.chosen(archive, selection)
+    able = rows[rows["obstacle"].isna()] if action == "release" else rows
+    stay = rows.drop(able.index)
+    if not as_json:
+        _show_plan(action, able, stay)
+    agreed = len(able) > 0 and (yes or (not as_json and _asked(f"{action.capitalize()} {_rows(len(able))}?")))
+    done = review.review(archive, selection, action, _reviewer()) if agreed else able.iloc[:0]
+    if as_json:
+        report = {"action": action, "changed": agreed, "rows": _records(done if agreed else able)}
+        console.out.print_json(json.dumps(report | {"stay": _records(stay)}))
+    elif agreed:
+        console.say(f"{_rows(len(done))} {action}d." if action == "release" else f"{_rows(len(done))} {action}ed.")
+    elif len(able):
+        console.say("Nothing was changed; --yes does it without asking.")
+    raise typer.Exit(3 if len(stay) else 0)
+
+
+def _show_plan(action: Action, able: pd.DataFrame, stay: pd.DataFrame) -> None:
+    from expirytrack_dagster import console
+
+    if not len(able) + len(stay):
+        console.say("Nothing in quarantine matches.")
+    if len(able):
+        console.say(f"To {action}:")
+        console.out.print(console.quarantine_table(able))
+    for reason, rows in stay.groupby("obstacle"):
+        first = rows.iloc[0]
+        console.say(
+            f"{_rows(len(rows))} cannot be released, because {reason} (such as {first['instrument_key']}, "
+            f"{first['ts']}): discard what is not wanted, or collect the cell again with --refetch.",
+            style="yellow",
+        )
+
+
+def _asked(question: str) -> bool:
+    """Ask at the terminal; where nobody answers, the answer is no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        typer.echo()
+        return False
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
+
+
+def _reviewer() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no name in the environment, and no list of users to look it up in
+        return "unknown"
+
+
+def _checked(symbol: str | None) -> str | None:
+    from expirytrack_dagster.collect.tracking import check_symbol
+
+    return None if symbol is None else check_symbol(symbol)
+
+
+def _archive() -> Warehouse:
+    from expirytrack_dagster.warehouse.connection import Warehouse
+
+    settings = load_settings()
+    return Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, object]]:
+    frame = rows.assign(expiry=rows["expiry"].astype("str"))
+    records: list[dict[str, object]] = json.loads(frame.to_json(orient="records", date_format="iso"))
+    return records
