@@ -5,8 +5,8 @@ The runs themselves are `runs.py`, what is printed is `console.py` and `cli.py`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,12 +17,14 @@ from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, 
 from expirytrack_dagster.runs import CheckLine, Runner
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.instruments import resolve
-from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.upstox.keys import check_underlying_key
+from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.warehouse import reader
 from expirytrack_dagster.warehouse.connection import Warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import date
 
     import dagster as dg
 
@@ -67,18 +69,20 @@ class Outcome:
 
 
 def is_complete(cells: pd.DataFrame) -> pd.Series:
-    """Say for each cell whether every listed contract is complete or proven empty."""
-    return (cells["contracts"] > 0) & (cells["complete"] + cells["empty_proven"] == cells["contracts"])
+    """Say for each cell whether it is sealed: its contracts were asked for, and each is complete or proven empty."""
+    return cells["sealed"].astype(bool)
 
 
 def track(settings: Settings, instance: dg.DagsterInstance, symbol: str, key: str | None = None) -> tracking.Underlying:
     """Track an underlying: find its key unless given, remember both, and make its partition.
 
     Raises:
-        ConfigurationError: the symbol is unknown, or already stands for another key.
+        ConfigurationError: the symbol is unknown, or already stands for another key, or the key is badly formed.
     """
     state = StateDatabase(settings.state)
     symbol = tracking.check_symbol(symbol)
+    if key is not None:
+        check_underlying_key(key)
     known = {underlying.symbol: underlying for underlying in tracking.tracked(state)}
     if symbol in known and key is None:
         underlying = known[symbol]
@@ -96,7 +100,7 @@ class Backfill:
         self._settings = settings
         self._instance = instance
         self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
-        self._ledger = RequestLedger(StateDatabase(settings.state), settings.rate_limits)
+        self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 
     def collect(self, symbols: Sequence[str], expiries: Sequence[date], *, refetch: bool = False) -> Outcome:
@@ -158,14 +162,19 @@ class Backfill:
         listed = reader.expiries(self._archive, symbol)
         if expiries or not len(listed):
             return not set(expiries) <= set(_days(listed))
-        newest: datetime = listed["discovered_at"].max().to_pydatetime()
-        return datetime.now(tz=UTC) - newest > timedelta(seconds=self._settings.discovery_age)
+        asked = self._ledger.last_answer("expiries", str(listed["underlying_key"].iloc[-1]))
+        return asked is None or time.time() - asked > self._settings.discovery_age
 
     def _collect_cell(self, symbol: str, day: date, outcome: Outcome, *, refetch: bool) -> None:
         cells = reader.cells(self._archive)
         cell = cells[(cells["underlying"] == symbol) & pd.Series([d == day for d in _days(cells)], index=cells.index)]
         if not refetch and is_complete(cell).all():
-            outcome.note(self._runner.recorded_checks(symbol, day.isoformat()), requests=0)
+            recorded = self._runner.recorded_checks(symbol, day.isoformat())
+            if recorded is not None:
+                outcome.note(recorded, requests=0)
+                return
+            # Killed after the commit: Dagster knows nothing of the cell yet, and telling it costs no request.
+        if outcome.errors and self._ledger.is_closed_to_all():  # said once already; no cell could ask anything
             return
         self._check_token()
         report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)

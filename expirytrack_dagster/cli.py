@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.archive_commands import quarantine, verify
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from expirytrack_dagster.backfill import Outcome
@@ -33,6 +36,8 @@ app = typer.Typer(
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
 app.command()(sandbox)
+app.command()(verify)
+app.add_typer(quarantine, name="quarantine")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
@@ -112,7 +117,12 @@ def collect(
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
         backfill = Backfill(settings, instance, progress)
-        outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
+        try:
+            outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
+        except KeyboardInterrupt:
+            raise ExpiryTrackError(
+                "Stopped: what has arrived is kept. Run the same command again, and only the rest is asked."
+            ) from None
     if as_json:
         console.out.print_json(json.dumps(_as_json(outcome)))
     else:
@@ -126,7 +136,7 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster import console
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.state import StateDatabase
-    from expirytrack_dagster.upstox.ledger import RequestLedger
+    from expirytrack_dagster.upstox.ledger import open_ledger
     from expirytrack_dagster.warehouse import reader
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -134,31 +144,59 @@ def status(*, as_json: JsonOption = False) -> None:
     state = StateDatabase(settings.state)
     underlyings = tracking.tracked(state)
     cells = reader.cells(Warehouse(settings.database, lock_timeout=settings.lock_timeout))
-    budget = RequestLedger(state, settings.rate_limits).budget()
+    ledger = open_ledger(settings)
+    budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
     if as_json:
         report = {
             "home": str(settings.home),
             "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
             "cells": _records(cells),
             "budget": [
-                {"seconds": window.limit.seconds, "used": window.used, "allowed": window.limit.requests}
+                {
+                    "scope": scope,
+                    "seconds": window.limit.seconds,
+                    "used": window.used,
+                    "allowed": window.limit.requests,
+                }
+                for scope, budget in budgets.items()
                 for window in budget.windows
             ],
-            "cooldown": {"seconds": budget.cooldown_seconds, "reason": budget.cooldown_reason},
+            "cooldown": _worst(
+                {"scope": scope, "seconds": budget.cooldown_seconds, "reason": budget.cooldown_reason}
+                for scope, budget in budgets.items()
+            ),
+            "breaker": _worst(
+                {
+                    "scope": scope,
+                    "seconds": budget.circuit_seconds,
+                    "state": budget.circuit_state,
+                    "failures": budget.circuit.failures,
+                    "reason": budget.circuit.reason or None,
+                }
+                for scope, budget in budgets.items()
+            ),
         }
         console.out.print_json(json.dumps(report))
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
-    for window in budget.windows:
-        left = window.limit.requests - window.used
-        console.say(f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s")
-    if budget.cooldown_reason:
-        console.say(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}")
-    collected = cells[cells["contracts"] > 0]
+    for scope, budget in budgets.items():
+        of = f" ({scope})" if len(budgets) > 1 else ""
+        for window in budget.windows:
+            left = max(0, window.limit.requests - window.used)
+            console.say(
+                f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s{of}"
+            )
+        if budget.cooldown_reason:
+            console.say(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}{of}")
+        if budget.circuit_state == "open":
+            console.say(f"Breaker: open for {budget.circuit_seconds:.0f} s, last failure: {budget.circuit.reason}{of}")
+        elif budget.circuit_state == "half-open":
+            console.say(f"Breaker: half-open, the next request tries, last failure: {budget.circuit.reason}{of}")
+    collected = cells[(cells["contracts"] > 0) | cells["sealed"].astype(bool)]
     for symbol, listed in cells.groupby("underlying"):
-        console.say(f"{symbol}: {len(listed)} expiries listed, {(listed['contracts'] > 0).sum()} collected")
+        console.say(f"{symbol}: {len(listed)} expiries listed, {listed.index.isin(collected.index).sum()} collected")
     if len(collected):
         console.out.print(console.cells_table(collected))
 
@@ -242,6 +280,11 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
             if not line.passed
         ],
     }
+
+
+def _worst(states: Iterable[dict[str, object]]) -> dict[str, object]:
+    """Return what holds requests back longest, of one entry a scope."""
+    return max(states, key=lambda state: (state["seconds"], state.get("state", "") == "half-open"))
 
 
 def _records(cells: pd.DataFrame) -> list[dict[str, object]]:

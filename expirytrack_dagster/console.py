@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -21,23 +23,50 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import pandas as pd
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.runs import CheckLine
+    from expirytrack_dagster.verification import Finding
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_COLOURS = {"contradiction": "red", "missing": "yellow", "warning": "yellow", "note": "dim"}
+_VALUES = ("open", "high", "low", "close", "volume", "open_interest")
 _UNFINISHED = ("partial", "refused", "failed", "unasked")
 
 
 def say(sentence: str, *, to: Console = out, style: str | None = None) -> None:
     """Print a sentence as it is: never cut into lines of 80, and brackets in it are not taken for markup."""
     to.print(sentence, style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def slow_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar on standard error for work that takes longer than two seconds; the block tells (done, total)."""
+    bars = Bars(
+        TextColumn(label),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    task = bars.add_task(label, total=None)
+    timer = threading.Timer(2.0, bars.start)
+    timer.start()
+    try:
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+    finally:
+        timer.cancel()
+        timer.join()  # it may be starting the bar right now
+        if bars.live.is_started:
+            bars.stop()
 
 
 class ProgressBars:
@@ -105,6 +134,48 @@ def cells_table(cells: pd.DataFrame) -> Table:
             style="yellow" if unfinished else None,
         )
     return table
+
+
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """Lay out what `verify` found, the worst first: where, what, and what to do about it."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("cell", no_wrap=True)
+    table.add_column("what was found")
+    for finding in findings:
+        table.add_row(
+            Text(finding.severity, style=_COLOURS[finding.severity]),
+            f"{finding.underlying} {finding.expiry}",
+            Text(f"{finding.found}. {finding.advice}."),
+        )
+    return table
+
+
+def quarantine_table(rows: pd.DataFrame) -> Table:
+    """Count quarantined rows by cell and rule; columns as `warehouse.review.chosen` returns them."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("cell", "rule"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "contracts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("such as", no_wrap=True)
+    for (underlying, expiry, rule), group in rows.groupby(["underlying", "expiry", "rule"]):
+        first = group.iloc[0]
+        example = str(first["detail"]).partition(";")[0]
+        contracts = group["instrument_key"].nunique()
+        table.add_row(f"{underlying} {expiry}", str(rule), f"{len(group):,}", f"{contracts:,}", Text(example))
+    return table
+
+
+def say_rows(rows: pd.DataFrame, limit: int = 50) -> None:
+    """Print quarantined rows, one a line: contract, time in India, prices, volume, open interest, what is wrong."""
+    shown = rows.head(limit)
+    times = shown["ts"].dt.tz_convert("Asia/Kolkata").dt.strftime("%Y-%m-%d %H:%M:%S").fillna("no time")
+    values = [shown[name].map("{:.15g}".format).replace("nan", "-") for name in _VALUES]
+    for line in zip(shown["instrument_key"], times, *values, shown["detail"], strict=True):
+        say("  ".join(line))
+    if len(rows) > limit:
+        say(f"... and {len(rows) - limit:,} more; --json has them all.")
 
 
 def checks_table(lines: Iterable[CheckLine]) -> Table:

@@ -9,6 +9,8 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from expirytrack_dagster.assets import all_assets
+from expirytrack_dagster.checks.chain import chain
+from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
@@ -16,7 +18,7 @@ from expirytrack_dagster.settings import load_settings
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, jobs and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -27,6 +29,7 @@ def build_defs(**overrides: object) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=all_assets,
+        asset_checks=[archive_integrity, chain],
         jobs=all_jobs,
         executor=dg.in_process_executor,
         resources={

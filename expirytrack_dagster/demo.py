@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.servers import Children
 
 UNDERLYINGS = ("NIFTY", "SENSEX")
+MARKET = ("--strikes", "10", "--days", "5")
 
 
 def run_demo(children: Children, home: Path) -> tuple[Outcome, float]:
@@ -33,7 +34,7 @@ def run_demo(children: Children, home: Path) -> tuple[Outcome, float]:
     """
     port = free_port()
     console.say(f"Starting a local Upstox with a made-up market; everything is kept in {home}.")
-    children.start("sandbox", *this_program(), "sandbox", "--port", str(port))
+    children.start("sandbox", *this_program(), "sandbox", "--port", str(port), *MARKET)
     url = f"http://127.0.0.1:{port}"
     children.wait_for("sandbox", f"{url}/_sandbox/stats")
     os.environ[f"{PREFIX}API_URL"] = url

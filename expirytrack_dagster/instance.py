@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
+
+from expirytrack_dagster.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from expirytrack_dagster.settings import Settings
 
 
@@ -30,9 +36,21 @@ def prepare(settings: Settings) -> Path:
     return folder
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Return the instance, made at first use."""
-    return dg.DagsterInstance.from_config(str(prepare(settings)))
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Yield the instance, made at first use.
+
+    Raises:
+        StorageError: Dagster cannot read or write its own databases, as a rule because the disk is full.
+    """
+    try:
+        with dg.DagsterInstance.from_config(str(prepare(settings))) as instance:
+            yield instance
+    except DBAPIError as error:
+        raise StorageError(
+            f"Dagster's records in {settings.dagster_home} cannot be used ({error.orig}): see that the disk has room, "
+            "then run the same command again; what has arrived is kept."
+        ) from error
 
 
 def _shipped_configuration() -> Path:

@@ -5,6 +5,9 @@ A job only selects assets; `expiries` has one dimension and the cells have two, 
 
 import dagster as dg
 
+from expirytrack_dagster.checks.specs import chain_checks
+from expirytrack_dagster.partitions import cells
+
 expiry_fetch = dg.define_asset_job(
     "expiry_fetch",
     selection="expiries",
@@ -20,5 +23,15 @@ historical_data_fetch = dg.define_asset_job(
     selection=["contracts", "candles"],
     description="Collect a cell: its contract list, then the candles of every contract.",
 )
+data_validation = dg.define_asset_job(
+    "data_validation",
+    selection=dg.AssetSelection.checks(
+        dg.AssetCheckKey(dg.AssetKey("candles"), "archive_integrity"), *(spec.key for spec in chain_checks)
+    ),
+    # Dagster reads a job's partitions off its assets; this one has none, only the check of one, so its config says it.
+    config=dg.PartitionedConfig(partitions_def=cells, run_config_for_partition_key_fn=lambda _key: {}),
+    description="Prove a stored cell from the archive itself, as `expirytrack verify` does, and judge its chain. No "
+    "request.",
+)
 
-all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch]
+all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation]

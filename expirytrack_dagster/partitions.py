@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 UNDERLYING = "underlying"
 EXPIRY = "expiry"
@@ -21,6 +22,7 @@ underlyings = dg.DynamicPartitionsDefinition(name=UNDERLYING)
 expiry_dates = dg.DynamicPartitionsDefinition(name=EXPIRY)
 cells = dg.MultiPartitionsDefinition({UNDERLYING: underlyings, EXPIRY: expiry_dates})
 
+_TRIES = 5
 CELL_ASSETS = (dg.AssetKey("contracts"), dg.AssetKey("candles"))
 
 
@@ -37,7 +39,7 @@ def cell_of(partition_key: str) -> tuple[str, str]:
 
 def add_underlying(instance: dg.DagsterInstance, symbol: str) -> None:
     """Make an underlying's partition; nothing happens when it exists."""
-    instance.add_dynamic_partitions(UNDERLYING, [symbol])
+    _add(instance, UNDERLYING, [symbol])
 
 
 def remove_underlying(instance: dg.DagsterInstance, symbol: str) -> None:
@@ -47,10 +49,21 @@ def remove_underlying(instance: dg.DagsterInstance, symbol: str) -> None:
 
 def add_expiries(instance: dg.DagsterInstance, dates: Iterable[str]) -> list[str]:
     """Make the partitions of these ISO dates in ascending order, and return those that are new."""
-    known = set(instance.get_dynamic_partitions(EXPIRY))
-    new = sorted(set(dates) - known)
-    instance.add_dynamic_partitions(EXPIRY, new)
+    new = sorted(set(dates) - set(instance.get_dynamic_partitions(EXPIRY)))
+    _add(instance, EXPIRY, new)
     return new
+
+
+def _add(instance: dg.DagsterInstance, dimension: str, keys: Sequence[str]) -> None:
+    """Add keys, some of which another process may be adding at this very moment."""
+    for attempt in range(_TRIES):
+        try:
+            instance.add_dynamic_partitions(dimension, keys)
+        except IntegrityError:  # Dagster looks first and inserts then, without a transaction around the two
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            return
 
 
 def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collection[str]]) -> int:

@@ -39,9 +39,9 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
     def ledger(self) -> RequestLedger:
         """Return the ledger through which every request of the account passes."""
-        from expirytrack_dagster.upstox.ledger import RequestLedger
+        from expirytrack_dagster.upstox.ledger import open_ledger
 
-        return RequestLedger(self.state(), self.settings().rate_limits)
+        return open_ledger(self.settings())
 
     def client(self, run_id: str, *, fresh: bool = False) -> UpstoxClient:
         """Return a client whose requests are booked on this run; use it as an async context manager.

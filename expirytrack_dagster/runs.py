@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
 
 from expirytrack_dagster import partitions
-from expirytrack_dagster.checks.specs import candles_checks, contracts_checks
+from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
 from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
@@ -71,15 +71,19 @@ class Runner:
             {"contracts": config, "candles": config},
         )
 
-    def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine]:
-        """Return the last result of every check of a cell, whoever ran it."""
+    def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine] | None:
+        """Return the last result of every check of a cell, whoever ran it; None when its last run was cut off."""
         key = partitions.cell_key(symbol, expiry)
-        checks = [spec.key for spec in (*contracts_checks, *candles_checks)]
+        checks = [spec.key for spec in (*contracts_checks, *candles_checks, *chain_checks)]
         records = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(
             checks, PartitionKeyFilter(key=key)
         )
-        evaluations = [records[check].evaluation for check in checks if check in records]
-        return [_line(evaluation, f"{symbol} {expiry}") for evaluation in evaluations if evaluation is not None]
+        found = [records[check].evaluation for check in checks if check in records]
+        # A run announces its checks when it starts: what a killed one leaves is the announcement.
+        evaluations = [evaluation for evaluation in found if isinstance(evaluation, dg.AssetCheckEvaluation)]
+        if len(evaluations) < len(found):
+            return None
+        return [_line(evaluation, f"{symbol} {expiry}") for evaluation in evaluations]
 
     def _run(self, job: str, partition: str, label: str, ops: dict[str, object] | None = None) -> RunReport:
         result = self._defs.resolve_job_def(job).execute_in_process(
@@ -89,6 +93,8 @@ class Runner:
             tags={"expirytrack/started_by": "command line"},
             raise_on_error=False,
         )
+        if _was_interrupted(result):
+            raise KeyboardInterrupt  # Dagster takes Ctrl-C for a failure of the step; for us it ends everything
         checks = [_line(evaluation, label) for evaluation in result.get_asset_check_evaluations()]
         error, exit_code = _failure(result) if not result.success else (None, 0)
         return RunReport(result.run_id, error, exit_code, checks)
@@ -102,6 +108,11 @@ def _line(evaluation: dg.AssetCheckEvaluation, cell: str) -> CheckLine:
         evaluation.passed,
         evaluation.description or "",
     )
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> tuple[str, int]:

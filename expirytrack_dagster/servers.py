@@ -61,6 +61,9 @@ class Children:
         for process in alive:
             _quietly(process.kill)
         psutil.wait_procs(alive, timeout=_PATIENCE)
+        for child in self._running.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=_PATIENCE)
         for file in self._files:
             file.close()
 

@@ -180,6 +180,9 @@ class Settings(BaseSettings):
         15.0, ge=0, description="Minutes for which an answer that may still change, such as expiries, is believed."
     )
     window_days: int = Field(1830, ge=1, le=36_500, description="Width of the first window asked for, in days.")
+    proof_share: float = Field(
+        0.01, ge=0, le=1, description="Share of contracts compared with daily candles, beyond those at the money."
+    )
     batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
@@ -223,6 +226,11 @@ class Settings(BaseSettings):
     def staging(self) -> Path:
         """Folder of answered batches that wait for their cell's transaction."""
         return self.home / "staging"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the validation reports, one JSON file a cell."""
+        return self.home / "reports"
 
     @property
     def dagster_home(self) -> Path:

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
 
 from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
-from expirytrack_dagster.checks.results import check_result
+from expirytrack_dagster.checks.results import check_result, picture
 from expirytrack_dagster.checks.specs import candles_checks
 from expirytrack_dagster.errors import UnfitData
 from expirytrack_dagster.failures import readable_failures
@@ -45,8 +45,12 @@ def candles(
     progress: dg.ResourceParam[ProgressResource],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[StagedCandles]]:
     """Ask for what is not final yet, judge the cell as a whole, and hand the staged files over."""
+    from expirytrack_dagster.collect.coverage import coverage_of
+    from expirytrack_dagster.collect.report import CellReport
     from expirytrack_dagster.collect.staging import CellStaging
     from expirytrack_dagster.collect.verdict import judge_cell
+    from expirytrack_dagster.quality.coverage import spans
+    from expirytrack_dagster.quality.pictures import coverage_map
     from expirytrack_dagster.warehouse import reader
 
     started = time.monotonic()
@@ -67,6 +71,8 @@ def candles(
             archived_minutes=reader.minutes(archive, symbol, expiry, except_keys=fresh),
             threshold=settings.quarantine_threshold,
         )
+        report = CellReport(symbol, day, context.run.run_id, datetime.now(tz=UTC), verdict)
+        saved = report.save(settings.reports)
         for outcome in verdict.outcomes:
             yield check_result(outcome, "candles")
         if verdict.unfit is not None:
@@ -74,10 +80,17 @@ def candles(
                 f"{verdict.unfit.summary} What arrived is kept in {staging.folder.relative_to(settings.home)}: refetch "
                 "the cell, or raise EXPIRYTRACK_QUARANTINE_THRESHOLD to take it as it is."
             )
+        archived = reader.trades(archive, symbol, expiry, spans(verdict.sessions), except_keys=fresh)
+        coverage = coverage_of(contracts, batches, archived, verdict.sessions)
+        image = coverage_map(coverage, f"{symbol} {day}: {len(contracts):,} contracts")
         yield dg.Output(
             StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
             metadata={
                 **verdict.numbers,
+                **coverage.counts,
+                **({"coverage": picture(image, "coverage")} if image else {}),
+                "validation_report": dg.MetadataValue.md(report.as_markdown()),
+                "report_file": dg.MetadataValue.path(saved),
                 "requests": upstox.ledger().spent(context.run.run_id),
                 "seconds": round(time.monotonic() - started, 3),
             },
@@ -96,17 +109,25 @@ def _collect(
     from expirytrack_dagster.collect.cell import CellRequest, collect_cell, incomplete
     from expirytrack_dagster.collect.contract import DAYS, MINUTES
     from expirytrack_dagster.collect.windows import Windows
+    from expirytrack_dagster.quality.rules import IST
 
     symbol, day = cell_of(context.partition_key)
     settings, state = upstox.settings(), upstox.state()
     if config.refetch:
         staging.clear()
-    sealed = set() if config.refetch else set(known["instrument_key"]) - set(incomplete(known)["instrument_key"])
+    unfinished = set(incomplete(known)["instrument_key"])
+    sealed = set() if config.refetch else set(known["instrument_key"]) - unfinished
+    # What the API could not give in full may be there now; a kept answer would only say the same again.
+    fresh = config.refetch or bool((known["status"] == "partial").any())
     request = CellRequest(
         label=f"{symbol} {day}",
         contracts=contracts,
         expiry=date.fromisoformat(day),
         sealed=sealed,
+        traded=set(known.loc[known["received"] > 0, "instrument_key"]),
+        partial=set(known.loc[known["status"] == "partial", "instrument_key"]),
+        oldest=None if known["first_ts"].isna().all() else known["first_ts"].min().tz_convert(IST).date(),
+        proof_share=settings.proof_share,
         minutes=Windows(state, settings.window_days, MINUTES),
         days=Windows(state, settings.window_days, DAYS),
         workers=settings.workers,
@@ -114,7 +135,7 @@ def _collect(
     )
 
     async def ask() -> "list[Batch]":
-        async with upstox.client(context.run.run_id, fresh=config.refetch) as client:
+        async with upstox.client(context.run.run_id, fresh=fresh) as client:
             return await collect_cell(client, request, staging, progress)
 
     return asyncio.run(ask())

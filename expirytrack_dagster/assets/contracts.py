@@ -53,7 +53,7 @@ def contracts(
         known = reader.contracts(archive, symbol, expiry)
         if day not in reader.listed(archive).get(symbol, set()):
             found = listing.not_listed()
-        elif len(known) and not config.refetch:
+        elif (len(known) or reader.is_sealed(archive, symbol, expiry)) and not config.refetch:
             found = listing.from_archive(known)
         else:
 

@@ -18,17 +18,22 @@ import pandas as pd
 import pyarrow as pa
 
 from expirytrack_dagster.collect.contract import Answer, CandleSource, Inquiry
+from expirytrack_dagster.collect.proof import dead_wings, disagreements, to_reconcile
 from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
-from expirytrack_dagster.collect.states import SEALED, ContractStatus
-from expirytrack_dagster.quality.candles import split_candles
+from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
+from expirytrack_dagster.quality.candles import Split, split_candles
 from expirytrack_dagster.quality.continuity import merge_minutes, minute_counts
+from expirytrack_dagster.quality.rules import IST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from datetime import date
 
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.collect.windows import Windows
+
+UNPROVEN = "UNPROVEN"
+"""Marks a staged contract whose minutes are known to be empty and whose proof is still to be asked; never archived."""
 
 _NO_ROWS = pa.schema(
     [
@@ -42,12 +47,21 @@ _NO_ROWS = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellRequest:
-    """What to collect and how: `sealed` names contracts whose candles the archive holds for good."""
+    """What to collect and how.
+
+    Of what the archive holds, `sealed` names the contracts whose state is final, `traded` those of them that have
+    candles, `partial` those found partial, and `oldest` is the day of the oldest candle. `proof_share` is the share of
+    contracts, 0 to 1, whose minutes are compared with daily candles beyond need.
+    """
 
     label: str
     contracts: pd.DataFrame
     expiry: date
     sealed: Collection[str]
+    traded: Collection[str]
+    partial: Collection[str]
+    oldest: date | None
+    proof_share: float
     minutes: Windows
     days: Windows
     workers: int
@@ -78,35 +92,87 @@ async def collect_cell(
 
     Raises:
         CriticalError: of the token, the plan or the storage; the work stopped early, what had arrived is staged.
+        CircuitOpen, StateLocked: likewise, because nothing can be asked for a while.
     """
-    staged = staging.batches()
-    settled = {s.instrument_key for batch in staged for s in batch.statuses if s.status in SEALED}
-    keys = [key for key in asking_order(request.contracts) if key not in request.sealed and key not in settled]
+    staged = [status for batch in staging.batches() for status in batch.statuses]
+    kept = {s.instrument_key: s for s in staged if s.status in SEALED or s.error_code == UNPROVEN}
+    keys = [key for key in asking_order(request.contracts) if key not in request.sealed and key not in kept]
     staging.forget(set(keys))
-    basket = _Basket(request.expiry, staging, now)
-    waiting = iter(keys)
-    gate = asyncio.Lock()
+    basket = _Basket(request.expiry, staging, now, kept)
+    doubtful = {*request.partial, *(s.instrument_key for s in staged if s.status == State.PARTIAL)}
+    compared = to_reconcile(request.contracts, request.proof_share) | doubtful
+    for day in [request.oldest, *(s.first_ts and s.first_ts.astimezone(IST).date() for s in staged)]:
+        if day:
+            request.minutes.seen(day)
+            request.days.seen(day)
 
-    async def work() -> None:
-        for key in waiting:
-            answer = await Inquiry(source, key, request.expiry, request.minutes, request.days).ask()
-            async with gate:
-                basket.add(answer)
-                progress.advance(answer)
-                if basket.rows >= request.batch_rows:
-                    await asyncio.to_thread(basket.stage)
+    def inquiry(key: str) -> Inquiry:
+        spent = kept[key].requests if key in kept else 0
+        return Inquiry(
+            source, key, request.expiry, request.minutes, request.days, reconcile=key in compared, requests=spent
+        )
+
+    async def ask(key: str) -> None:
+        answer = await inquiry(key).ask()
+        basket.add(answer)  # at once: a worker may be stopped while it waits
+        progress.advance(answer)
+        await basket.stage_when(request.batch_rows if answer.rows else 0)
+
+    async def prove(key: str) -> None:
+        basket.add(await inquiry(key).prove_empty())
+        await basket.stage_when(0)
 
     progress.begin(request.label, len(keys))
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(request.workers, len(keys))):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        # What the API does with wide windows shows by daily candles: the first contract that has them finds it out
+        # alone, so that the others need not, and those without them come last.
+        first = [key for key in keys if key in compared]
+        await _all(ask, first[:1], request.workers)
+        await _all(ask, first[1:], request.workers)
+        await _all(ask, [key for key in keys if key not in compared], request.workers)
+        await _prove_empties(request, basket, prove)
     finally:
         basket.stage()
         progress.end()
     return staging.batches()
+
+
+async def _all(work: Callable[[str], Awaitable[None]], keys: Sequence[str], workers: int) -> None:
+    """Do the work for every key, some at once; the first error stops all and is raised as it is."""
+    waiting = iter(keys)
+
+    async def worker() -> None:
+        for key in waiting:
+            await work(key)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(workers, len(keys))):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _prove_empties(request: CellRequest, basket: _Basket, prove: Callable[[str], Awaitable[None]]) -> None:
+    """Settle the contracts without minutes: by daily candles, or because they lie in a dead wing.
+
+    When any contract of the cell has daily candles and no minutes, the lack of minutes proves nothing in this cell, and
+    the wings are asked as well. A share of them has been: see `to_reconcile`.
+    """
+    basket.stage()
+    empty = {s.instrument_key: s for s in basket.statuses.values() if s.error_code == UNPROVEN}
+    quiet = {s.instrument_key for s in basket.statuses.values() if s.status == State.EMPTY_PROVEN} | empty.keys()
+    quiet |= set(request.sealed) - set(request.traded)
+    dead = dead_wings(request.contracts, set(request.contracts["instrument_key"]) - quiet) & empty.keys()
+    await _all(prove, [key for key in empty if key not in dead], request.workers)
+    basket.stage()
+    if any(s.status == State.PARTIAL and not (s.received or s.error_code) for s in basket.statuses.values()):
+        await _all(prove, [key for key in empty if key in dead], request.workers)
+        return
+    for key in dead:
+        basket.add(
+            Answer(key, State.EMPTY_PROVEN, requests=empty[key].requests, message="No strike farther out ever traded.")
+        )
 
 
 def asking_order(contracts: pd.DataFrame) -> list[str]:
@@ -131,33 +197,48 @@ def evidence_of(batches: Sequence[Batch]) -> Evidence:
     return Evidence(
         minutes=merge_minutes(minutes),
         bad=pd.concat(bad, ignore_index=True) if bad else SCHEMA.empty_table().to_pandas()[columns],
-        received=sum(s.candles + s.quarantined + s.duplicates for s in statuses),
+        received=sum(s.received for s in statuses),
         duplicates=sum(s.duplicates for s in statuses),
     )
 
 
 @dataclass(slots=True)
 class _Basket:
-    """Answers that wait to be validated and staged together.
+    """Answers that wait to be validated and staged together; `statuses` are those on disk.
 
-    Staging happens in a thread, and once more at the end; the lock keeps an answer from being staged twice when the
-    work is stopped while that thread is under way.
+    Staging happens in a thread while answers go on arriving, and once more at the end, perhaps with that thread still
+    under way: `_shelf` keeps an answer from being lost or taken twice, `_turn` lets one staging end before the next.
     """
 
     expiry: date
     staging: CellStaging
     now: Callable[[], datetime]
+    statuses: dict[str, ContractStatus]
     answers: list[Answer] = field(default_factory=list)
     rows: int = 0
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    _shelf: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _gate: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def add(self, answer: Answer) -> None:
-        self.answers.append(answer)
-        self.rows += answer.rows
+        with self._shelf:
+            self.answers.append(answer)
+            self.rows += answer.rows
+
+    async def stage_when(self, rows: int) -> None:
+        """Stage when so many rows have gathered; whoever comes meanwhile waits, so that memory stays flat.
+
+        With zero rows at once, for an answer without any: no cache keeps it, so a killed run would ask it again.
+        """
+        if self.rows >= rows:
+            async with self._gate:
+                if self.rows >= rows:
+                    await asyncio.to_thread(self.stage)
 
     def stage(self) -> None:
-        with self.turn:
-            answers, self.answers, self.rows = self.answers, [], 0
+        with self._turn:
+            with self._shelf:
+                answers, self.answers, self.rows = self.answers, [], 0
             if answers:
                 self._write(answers)
 
@@ -173,23 +254,39 @@ class _Basket:
         statuses = []
         for answer in answers:
             key = answer.instrument_key
+            _reconcile(answer, split)
             candles, first, last = good.get(key, (0, None, None))
             statuses.append(
                 ContractStatus(
                     instrument_key=key,
-                    status=answer.state,
+                    status=answer.state or State.PARTIAL,
                     checked_at=self.now(),
                     requests=answer.requests,
+                    received=answer.rows,
                     candles=candles,
                     quarantined=int(bad.get(key, 0)),
                     duplicates=int(duplicates.get(key, 0)),
                     first_ts=first,
                     last_ts=last,
-                    error_code=answer.error_code,
-                    message=answer.message,
+                    error_code=answer.error_code if answer.state else UNPROVEN,
+                    message=answer.message if answer.state else "The API has no minutes; the proof is outstanding.",
                 )
             )
         self.staging.write(split.good, split.bad, statuses)
+        self.statuses |= {status.instrument_key: status for status in statuses}
+
+
+def _reconcile(answer: Answer, split: Split) -> None:
+    """Compare a complete contract's sound minutes with its daily candles, and name the days that disagree."""
+    if answer.days is None or answer.state is not State.COMPLETE:
+        return
+    minutes = split.good[split.good["instrument_key"] == answer.instrument_key]
+    bad = split.bad.loc[split.bad["instrument_key"] == answer.instrument_key, "ts"].dropna()
+    days = disagreements(minutes, answer.days, set(bad.dt.tz_convert(IST).dt.date))
+    if days:
+        answer.state = State.PARTIAL
+        named = ", ".join(days[:5]) + (f" and {len(days) - 5} more" if len(days) > 5 else "")  # noqa: PLR2004 -- shown
+        answer.message = f"Minutes and daily candles disagree on {named}: collect the contract again later."
 
 
 def _frame(answers: Sequence[Answer]) -> pd.DataFrame:

@@ -1,34 +1,41 @@
 """Everything that has to be asked about one contract, and the state that the answers prove.
 
-A contract is asked newest window first, and further back only while an answer reaches its window's start. "Empty" is
-believed only with proof: a well-formed empty answer of minutes *and* of days. An error is a state, never "no data".
-Which contracts are asked, and when, is `cell.py`'s business.
+A contract is asked newest window first, and further back only while an answer reaches its window's start. Daily
+candles, where they are asked for, show where a contract's life begins, so that an answer cut short in silence is found.
+"Empty" is believed only with proof. An error is a state, never "no data". Which contracts are asked, and when, is
+`cell.py`'s business; what daily candles prove is `proof.py`'s.
 """
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from expirytrack_dagster.collect.states import State
 from expirytrack_dagster.errors import (
+    CircuitOpen,
     DateRangeRefused,
     MalformedResponse,
     RecoverableError,
     RequestRefused,
+    StateLocked,
 )
+from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.upstox.decode import CANDLES_SCHEMA
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from collections.abc import AsyncIterator
+    from datetime import date
 
     from expirytrack_dagster.collect.windows import Window, Windows
     from expirytrack_dagster.upstox.client import Candles, Interval
 
-INDIA = ZoneInfo("Asia/Kolkata")
+INDIA = pa.scalar(IST.utcoffset(None))
+"""How far Indian standard time is ahead of UTC, all the year; Arrow need not know time zones, as on Windows."""
 MINUTES: Interval = "1minute"
 DAYS: Interval = "day"
 
@@ -47,12 +54,14 @@ class CandleSource(Protocol):
 class Answer:
     """What the API said about one contract: rows as received, and the state that they prove.
 
-    `tables` hold ts (timestamp[us, UTC], bar start), open, high, low, close, volume, open_interest.
+    `tables` hold ts (timestamp[us, UTC], bar start), open, high, low, close, volume, open_interest; `days` the daily
+    candles in the same columns, None when they were not asked for. `state` is None while "no minutes" lacks its proof.
     """
 
     instrument_key: str
-    state: State
+    state: State | None = State.COMPLETE
     tables: list[pa.Table] = field(default_factory=list)
+    days: pa.Table | None = None
     requests: int = 0
     error_code: str | None = None
     message: str | None = None
@@ -65,55 +74,96 @@ class Answer:
 
 @dataclass(slots=True)
 class Inquiry:
-    """Asks one contract; keeps count of what it cost."""
+    """Asks one contract; keeps count of what it cost. `reconcile` asks for its daily candles too, and first."""
 
     source: CandleSource
     instrument_key: str
     expiry: date
     minutes: Windows
     days: Windows
+    reconcile: bool = False
     requests: int = 0
 
     async def ask(self) -> Answer:
-        """Ask until the contract's state is known.
+        """Ask for minutes, until the contract's state is known or only the proof that it never traded is missing.
 
         Raises:
             CriticalError: of the token, the plan or the storage; the caller stops.
+            CircuitOpen, StateLocked: nothing can be asked for a while; that says nothing about this contract.
         """
-        answer = Answer(self.instrument_key, State.COMPLETE)
-        try:
-            await self._ask_minutes(answer)
+        answer = Answer(self.instrument_key)
+        async with self._judging(answer):
+            if self.reconcile:
+                answer.days = await self._ask_days()
+            await self._ask_back(MINUTES, self.minutes, answer.tables, answer.days)
             if not answer.tables:
-                await self._prove_empty(answer)
+                answer.state = None
+                if answer.days is not None:
+                    settle_empty(answer, answer.days)
+        return answer
+
+    async def prove_empty(self) -> Answer:
+        """Ask whether a contract without minutes has daily candles.
+
+        Raises:
+            CriticalError, CircuitOpen, StateLocked: as in `ask`.
+        """
+        answer = Answer(self.instrument_key)
+        async with self._judging(answer):
+            settle_empty(answer, await self._ask_days())
+        return answer
+
+    @asynccontextmanager
+    async def _judging(self, answer: Answer) -> AsyncIterator[None]:
+        """Turn an error about this contract into its state."""
+        try:
+            yield
         except RequestRefused as error:
             answer.state = State.PARTIAL if answer.tables else State.REFUSED
             answer.error_code, answer.message = error.code, str(error)
+        except (CircuitOpen, StateLocked):
+            raise
         except (RecoverableError, MalformedResponse) as error:
             answer.state = State.PARTIAL if answer.tables else State.FAILED
             answer.error_code, answer.message = type(error).__name__, str(error)
-        answer.requests = self.requests
-        return answer
+        finally:
+            answer.requests = self.requests
 
-    async def _ask_minutes(self, answer: Answer) -> None:
+    async def _ask_days(self) -> pa.Table:
+        tables: list[pa.Table] = []
+        await self._ask_back(DAYS, self.days, tables)
+        return pa.concat_tables(tables) if tables else CANDLES_SCHEMA.empty_table()
+
+    async def _ask_back(
+        self, interval: Interval, windows: Windows, tables: list[pa.Table], daily: pa.Table | None = None
+    ) -> None:
+        """Gather a contract's candles from its expiry backwards, as far as there may be any.
+
+        Daily candles inside a window, older than all that it was answered with, make the answer doubtful: then the
+        days before are asked by themselves. If they come now, the answer was cut short in silence; if not, the API has
+        daily candles without minutes there.
+        """
+        known = [] if daily is None else days_of(daily)
         oldest = last = self.expiry
+        doubted: tuple[Window, int] | None = None
         while True:
-            window, table = await self._ask_window(MINUTES, self.minutes, last)
+            window, table = await self._ask_window(interval, windows, last)
             if table.num_rows:
-                answer.tables.append(table)
-                oldest = min(oldest, _first_day(table))
-            if not window.reached_by(oldest):
+                tables.append(table)
+            found = [day for day in days_of(table) if window.first <= day <= window.last]
+            if found:
+                oldest = found[0]
+                self.minutes.seen(oldest)
+                self.days.seen(oldest)
+                if doubted is not None and doubted[0].first <= found[-1]:
+                    windows.shortened(*doubted)
+            withheld = [day for day in known if window.first <= day < min(oldest, last)]
+            if withheld and (found or doubted is None):
+                doubted, last = (window, len(found)), withheld[-1]
+            elif windows.may_hold_more(window, oldest):
+                last = window.before()
+            else:
                 return
-            last = window.before()
-
-    async def _prove_empty(self, answer: Answer) -> None:
-        _, table = await self._ask_window(DAYS, self.days, self.expiry)
-        if table.num_rows == 0:
-            answer.state = State.EMPTY_PROVEN
-            return
-        answer.state = State.PARTIAL
-        answer.message = (
-            f"The API has {table.num_rows} daily candles of this contract but no minutes: collect it again later."
-        )
 
     async def _ask_window(self, interval: Interval, windows: Windows, last: date) -> tuple[Window, pa.Table]:
         while True:
@@ -130,6 +180,19 @@ class Inquiry:
                 return window, candles.table
 
 
-def _first_day(table: pa.Table) -> date:
-    first: datetime = pc.min(table.column("ts")).as_py()
-    return first.astimezone(INDIA).date()
+def settle_empty(answer: Answer, days: pa.Table) -> None:
+    """Give a contract without minutes its state: proven empty when it has no daily candles either."""
+    if days.num_rows == 0:
+        answer.state = State.EMPTY_PROVEN
+        return
+    answer.state = State.PARTIAL
+    answer.message = (
+        f"The API has {days.num_rows} daily candles of this contract but no minutes: collect it again later."
+    )
+
+
+def days_of(table: pa.Table) -> list[date]:
+    """Return the days in India on which a table of candles has rows, ascending."""
+    local = pc.add(table.column("ts").cast(pa.timestamp("us")), INDIA)
+    days: list[date] = pc.unique(local.cast(pa.date32(), safe=False)).sort().to_pylist()
+    return days

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import threading
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _STATUSES = b"expirytrack.statuses"
+_CHECKSUM = b"expirytrack.checksum"
 
 SCHEMA = pa.schema(
     [
@@ -64,6 +66,7 @@ class CellStaging:
         """Use this folder; it is made when the first batch is written."""
         self.folder = folder
         self._naming = threading.Lock()
+        self._whole: set[Path] = set()  # files that were written or read in full here, and need not be read again
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -102,17 +105,27 @@ class CellStaging:
         return Batch(path, list(statuses))
 
     def batches(self) -> list[Batch]:
-        """Return what is staged and whole, oldest first; a damaged file is removed, its contracts are asked again."""
-        found = []
+        """Return what is staged and whole, oldest first; a damaged file is removed, its contracts are asked again.
+
+        Of several states of a contract the last one counts: a proof may come after the answer that it is about.
+        """
+        found: list[Batch] = []
         for path in self._files():
             try:
-                schema = pq.read_schema(path)
-                statuses = msgspec.json.decode(schema.metadata[_STATUSES], type=list[ContractStatus])
-                pq.read_table(path, page_checksum_verification=True)
+                if path in self._whole:
+                    schema = pq.read_schema(path)
+                else:
+                    schema = pq.read_table(path, page_checksum_verification=True).schema
+                    self._whole.add(path)
+                statuses = _unsealed(schema)
             except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError):
                 path.unlink(missing_ok=True)
                 continue
             found.append(Batch(path, statuses))
+        seen: set[str] = set()
+        for batch in reversed(found):
+            batch.statuses[:] = [status for status in batch.statuses if status.instrument_key not in seen]
+            seen.update(status.instrument_key for status in batch.statuses)
         return found
 
     def forget(self, keys: set[str]) -> None:
@@ -138,7 +151,7 @@ class CellStaging:
             self.folder.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 pq.write_table(
-                    table.replace_schema_metadata({_STATUSES: msgspec.json.encode(statuses)}),
+                    _sealed(table, statuses),
                     file,
                     compression="zstd",
                     write_page_checksum=True,
@@ -146,6 +159,7 @@ class CellStaging:
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
+            self._whole.add(path)
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink()
@@ -163,6 +177,18 @@ def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.Dat
     """Yield some columns of each batch, one frame a file, so that a whole cell is never in memory."""
     for batch in batches:
         yield pq.read_table(batch.path, columns=list(columns)).to_pandas()
+
+
+def _sealed(table: pa.Table, statuses: Sequence[ContractStatus]) -> pa.Table:
+    encoded = msgspec.json.encode(statuses)
+    return table.replace_schema_metadata({_STATUSES: encoded, _CHECKSUM: b"%08x" % zlib.crc32(encoded)})
+
+
+def _unsealed(schema: pa.Schema) -> list[ContractStatus]:
+    """Return the states of a file; the checksums of Parquet cover its pages, but neither these nor the columns."""
+    if not schema.equals(SCHEMA) or schema.metadata[_CHECKSUM] != b"%08x" % zlib.crc32(schema.metadata[_STATUSES]):
+        raise pa.ArrowInvalid("The file's footer is damaged.")
+    return msgspec.json.decode(schema.metadata[_STATUSES], type=list[ContractStatus])
 
 
 def _to_arrow(frame: pd.DataFrame) -> pa.Table:

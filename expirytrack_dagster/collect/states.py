@@ -36,16 +36,19 @@ SEALED = frozenset({State.COMPLETE, State.EMPTY_PROVEN})
 class ContractStatus:
     """One row of `contract_status`; times are UTC, counts are rows.
 
-    `candles + quarantined + duplicates` is the number of rows received.
+    `received` is counted where the rows arrive, and must be `candles + quarantined + duplicates + discarded`; only a
+    review of the quarantine discards rows.
     """
 
     instrument_key: str
     status: State
     checked_at: datetime
     requests: int = 0
+    received: int = 0
     candles: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    discarded: int = 0
     first_ts: datetime | None = None
     last_ts: datetime | None = None
     error_code: str | None = None
@@ -60,7 +63,7 @@ def status_frame(statuses: Sequence[ContractStatus]) -> pd.DataFrame:
     frame = pd.DataFrame([asdict(status) for status in statuses], columns=list(ContractStatus.__slots__))
     for column in _TIMES:
         frame[column] = pd.to_datetime(frame[column], utc=True).astype("datetime64[us, UTC]")
-    for column in ("requests", "candles", "quarantined", "duplicates"):
+    for column in ("requests", "received", "candles", "quarantined", "duplicates", "discarded"):
         frame[column] = frame[column].astype("int64")
     for column in ("instrument_key", "status", "error_code", "message"):
         frame[column] = frame[column].astype("str")

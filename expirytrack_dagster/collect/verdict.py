@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 class CellVerdict:
     """Check outcomes, the states to write, and numbers with stable names for the UI's charts.
 
-    `unfit` is the reason for which the cell must not be written, if there is one.
+    `unfit` is the reason for which the cell must not be written, if there is one; `sessions` are those of
+    `quality.continuity.ContinuityReport`.
     """
 
     outcomes: list[CheckOutcome]
     unfit: CheckOutcome | None
     fresh_statuses: pd.DataFrame
     numbers: dict[str, int | float]
+    sessions: pd.DataFrame
 
 
 def judge_cell(
@@ -59,8 +61,8 @@ def judge_cell(
     fresh = status_frame([status for batch in batches for status in batch.statuses])
     statuses = pd.concat([archived, fresh], ignore_index=True) if len(archived) else fresh
     continuity = assess_continuity(merge_minutes([evidence.minutes, archived_minutes]))
-    counts = statuses[["candles", "quarantined", "duplicates"]].sum()
-    received = int(counts.sum())
+    counts = statuses[["received", "candles", "quarantined", "duplicates", "discarded"]].sum()
+    received = int(counts["received"])
     bad = [frame for frame in (evidence.bad, archived_bad) if len(frame)]
     outcomes = candle_outcomes(
         pd.concat(bad, ignore_index=True) if bad else evidence.bad,
@@ -75,13 +77,14 @@ def judge_cell(
         "rows_received": received,
         "quarantined": int(counts["quarantined"]),
         "exact_duplicates": int(counts["duplicates"]),
+        "discarded_in_review": int(counts["discarded"]),
         "sessions": len(continuity.sessions),
         "rows_outside_sessions": int(continuity.outside["contracts"].sum()),
         "minutes_missing_across_chain": len(continuity.missing),
         **completeness.counts,
     }
     unfit = next((outcome for outcome in outcomes if outcome.fatal and not outcome.passed), None)
-    return CellVerdict([*outcomes, completeness], unfit, fresh, numbers)
+    return CellVerdict([*outcomes, completeness], unfit, fresh, numbers, continuity.sessions)
 
 
 def check_completeness(listed: Sequence[str], statuses: pd.DataFrame) -> CheckOutcome:

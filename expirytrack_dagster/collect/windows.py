@@ -1,8 +1,9 @@
 """How wide a span of days one request may ask for.
 
 The API documents no limit for expired candles, but knows UDAPI1148 for a span that it finds too wide. So the first
-window is as wide as the longest life of an Indian contract (five years); each refusal halves it, and what was learned
-is kept in the state database for every later run. What is asked inside a window is `contract.py`'s business.
+window is as wide as the longest life of an Indian contract (five years); each refusal halves it. A server may also
+shorten a wide window without an error; the first contract of a cell finds that out. What was learned is kept in the
+state database for every later run. What is asked inside a window is `contract.py`'s business.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class Window:
     first: date
     last: date
 
+    @property
+    def width(self) -> int:
+        """Number of days."""
+        return (self.last - self.first).days + 1
+
     def reached_by(self, oldest: date) -> bool:
         """Say whether there may be older bars before the window, when the oldest one known lies on this day."""
         return oldest - self.first <= REACH
@@ -37,7 +43,7 @@ class Window:
 
 
 class Windows:
-    """The width to ask for, in days; shared by all requests of an interval, and remembered."""
+    """The width to ask for, in days; shared by all requests of an interval in a cell, and remembered."""
 
     def __init__(self, state: StateDatabase, widest: int, interval: str = "1minute") -> None:
         """Start from what an earlier run has learned, but never wider than `widest` days."""
@@ -46,6 +52,18 @@ class Windows:
         with state.transaction() as connection:
             row = connection.execute("SELECT value FROM learned WHERE name = ?", (self._name,)).fetchone()
         self.days = min(widest, int(row[0])) if row else widest
+        self.born = date.max
+
+    def seen(self, day: date) -> None:
+        """Note that some contract of the cell had a candle on this day; `born` is the oldest such day.
+
+        Contracts that traded seldom are asked back to that day, however narrow the windows and long the pauses.
+        """
+        self.born = min(self.born, day)
+
+    def may_hold_more(self, window: Window, oldest: date) -> bool:
+        """Say whether a contract may have bars before this window, when its oldest one known lies on `oldest`."""
+        return window.reached_by(oldest) or self.born < window.first
 
     def ending(self, last: date) -> Window:
         """Return the window of the present width that ends on this day."""
@@ -56,15 +74,26 @@ class Windows:
 
         Several requests may be refused at once: only the first of them narrows the width.
         """
-        width = (window.last - window.first).days + 1
-        if width <= 1:
+        if window.width <= 1:
             return False
-        if width <= self.days:
-            self.days = width // 2
-            with self._state.transaction() as connection:
-                connection.execute(
-                    "INSERT INTO learned (name, value, learned_at) VALUES (?, ?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET value = excluded.value, learned_at = excluded.learned_at",
-                    (self._name, str(self.days), time.time()),
-                )
+        if window.width <= self.days:
+            self._narrow(window.width // 2)
         return True
+
+    def shortened(self, window: Window, days: int) -> None:
+        """Note that the API answered this window with so many days of trading only, without saying so.
+
+        A window of as many calendar days cannot hold more of them, so the width is safe whatever the API counts.
+        Windows wider than the present width tell nothing new.
+        """
+        if window.width <= self.days and 1 <= days < self.days:
+            self._narrow(days)
+
+    def _narrow(self, days: int) -> None:
+        self.days = days
+        with self._state.transaction() as connection:
+            connection.execute(
+                "INSERT INTO learned (name, value, learned_at) VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value, learned_at = excluded.learned_at",
+                (self._name, str(days), time.time()),
+            )

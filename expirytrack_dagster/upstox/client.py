@@ -57,6 +57,7 @@ _NOT_AGAIN = frozenset({301, 302, 303, 307, 308, 403, 429})  # redirects, bans a
 _ROOT = "/v2/expired-instruments"
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ class UpstoxClient:
             run_id=run_id,
         )
         self._cache = kept_answers(settings, self._clock)
+        self._cache_turn = asyncio.Lock()
         self._fresh = fresh
         self._http = open_http(settings, transport)
 
@@ -207,7 +209,7 @@ class UpstoxClient:
     ) -> tuple[T, int, int]:
         """Return the decoded answer, the size of its body and the number of the try that brought it, 0 if kept."""
         url = self._settings.api_url + path
-        if self._cache and not self._fresh and (kept := await asyncio.to_thread(self._cache.get, url)):
+        if self._cache and not self._fresh and (kept := await self._in_turn(self._cache.get, url)):
             with suppress(TruncatedResponse, MalformedResponse):  # kept by a version that was less strict
                 return decode(kept), len(kept), 0
         headers = {"Authorization": f"Bearer {self._token()}"}
@@ -222,8 +224,13 @@ class UpstoxClient:
                 number = attempt.retry_state.attempt_number
                 value, body = await self._attempt(call, path, headers, number, decode, measure)
         if self._cache:
-            await asyncio.to_thread(self._cache.put, call, url, body, measure(value)["rows"] or 0)
+            await self._in_turn(self._cache.put, call, url, body, measure(value)["rows"] or 0)
         return value, len(body), number
+
+    async def _in_turn(self, work: Callable[..., R], *arguments: object) -> R:
+        """Use the cache in a thread, one caller at a time: threads that contend for its file cost more than waiting."""
+        async with self._cache_turn:
+            return await asyncio.to_thread(work, *arguments)
 
     async def _attempt(
         self,

@@ -293,6 +293,15 @@ class RequestLedger:
         budgets = [self.budget(scope) for scope in self.all_scopes()]
         return any(budget.circuit_state == "open" and budget.circuit.openings > 1 for budget in budgets)
 
+    def last_answer(self, endpoint: Endpoint, target: str) -> float | None:
+        """Return when this was last answered well (seconds since the epoch), None if it never was."""
+        rows = self._state.query(
+            "SELECT counted_at FROM requests WHERE endpoint = ? AND target = ? AND outcome = 'ok'"
+            " ORDER BY id DESC LIMIT 1",
+            (endpoint, target),
+        )
+        return float(rows[0][0]) if rows else None
+
     def spent(self, run_id: str) -> int:
         """Return the number of requests that a run has sent, retries included."""
         return int(self._state.query("SELECT count(*) FROM requests WHERE run_id = ?", (run_id,))[0][0])

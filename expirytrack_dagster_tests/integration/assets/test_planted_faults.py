@@ -11,9 +11,11 @@ from expirytrack_dagster.sandbox.planting import Plant
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.switches import Switches
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster_tests.bench.bench_faults import hunt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from expirytrack_dagster_tests.integration.assets.conftest import Archive
 
@@ -22,20 +24,24 @@ MARKET = SyntheticMarket(strikes=3, days=2, today=date(2025, 9, 1))
 KEY = "NSE_INDEX|Nifty 50"
 RULES = {
     "high_below_low": "ohlc",
+    "low_above_open": "ohlc",
     "zero_price": "ohlc",
+    "null_price": "ohlc",
     "negative_volume": "volume_and_open_interest",
+    "negative_open_interest": "volume_and_open_interest",
     "after_expiry": "timestamp_continuity",
     "off_the_minute": "timestamp_continuity",
     "conflicting_duplicate": "duplicates",
 }
 COLUMNS = "instrument_key, ts, open, high, low, close, volume, open_interest"
+MISSING = -1.0  # in place of a price that is null, since nothing equals NaN
 
 Row = tuple[str, datetime, float, float, float, float, int, int]
 
 
 def _row(key: str, candle: list[object]) -> Row:
     moment = datetime.fromisoformat(str(candle[0])).astimezone(UTC)
-    prices = [float(str(price)) for price in candle[1:5]]
+    prices = [MISSING if price is None else float(str(price)) for price in candle[1:5]]
     return (key, moment, prices[0], prices[1], prices[2], prices[3], int(str(candle[5])), int(str(candle[6])))
 
 
@@ -66,16 +72,17 @@ def test_planted_rows_are_quarantined_and_no_other(collect: Callable[..., Archiv
         planted = upstox.planted()
 
     expected_bad = {(_row(p.instrument_key, p.candle), RULES[p.kind]) for p in planted if p.kind in RULES}
-    quarantined = archive.table(f"SELECT {COLUMNS}, rule, detail, run_id FROM quarantine")  # noqa: S608 -- constants
+    quarantined = archive.table(f"SELECT {COLUMNS}, rule, detail, run_id FROM quarantine").fillna({"close": MISSING})  # noqa: S608 -- constants
     found = {(tuple(row[:8]), row[8]) for row in quarantined.itertuples(index=False)}
     assert found == expected_bad
-    assert len(quarantined) == len(keys) * 7
+    assert len(quarantined) == len(keys) * 10
     assert quarantined["detail"].str.len().min() > 10
     assert quarantined["run_id"].notna().all()
 
     stored = archive.table(f"SELECT {COLUMNS} FROM candles")  # noqa: S608 -- constants
     candles = {tuple(row) for row in stored.itertuples(index=False)}
-    replaced = {"high_below_low", "zero_price", "negative_volume"}
+    replaced = {"high_below_low", "low_above_open", "zero_price", "null_price"}
+    replaced |= {"negative_volume", "negative_open_interest"}
     gone = {(p.instrument_key, _row(p.instrument_key, p.candle)[1]) for p in planted if p.kind in replaced}
     gone |= {
         (p.instrument_key, _row(p.instrument_key, p.candle)[1]) for p in planted if p.kind == "conflicting_duplicate"
@@ -101,6 +108,17 @@ def test_counts_add_up_and_checks_tell(collect: Callable[..., Archive]) -> None:
     failed = {line.name for line in archive.outcome.checks if not line.passed}
     assert failed == {"ohlc", "volume_and_open_interest", "duplicates", "timestamp_continuity"}
     assert archive.outcome.exit_code == 0
+
+
+def test_every_kind_of_fault_is_found_and_nothing_else(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a market with at least twelve kinds of fault, each is named by its rule or check, and nothing else is."""
+    result = hunt(home)
+    with capsys.disabled():
+        print(f"\n{result.found.total()} of {result.planted.total()} found, {len(result.false)} false: {result.line}")  # noqa: T201 -- what the test shows
+    assert len(result.planted) >= 12
+    assert result.found == result.planted
+    assert result.false == []
+    assert result.errors == []
 
 
 def test_a_cell_with_too_many_bad_rows_is_not_written(collect: Callable[..., Archive]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.collect.staging import SCHEMA, CellStaging, rows_of
@@ -63,9 +63,10 @@ def test_rows_and_states_come_back_as_they_went(staging: CellStaging) -> None:
     pd.testing.assert_frame_equal(
         frame[frame["rule"].isna()].drop(columns=["rule", "detail"]), good("a", 3), check_dtype=False
     )
-    assert frame.loc[frame["rule"].notna(), ["instrument_key", "rule", "detail"]].to_numpy().tolist() == [
-        ["b", "ohlc", "high below low"]
-    ] * 2
+    assert (
+        frame.loc[frame["rule"].notna(), ["instrument_key", "rule", "detail"]].to_numpy().tolist()
+        == [["b", "ohlc", "high below low"]] * 2
+    )
 
 
 def test_states_alone_are_a_batch(staging: CellStaging) -> None:
@@ -82,6 +83,7 @@ def test_missing_quantities_survive(staging: CellStaging) -> None:
     assert staged(staging)["volume"].isna().tolist() == [True, False]
 
 
+@settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), min_size=1, max_size=6))
 def test_rows_staged_are_rows_given(sizes: list[tuple[int, int]]) -> None:
     """Whatever the sizes of the batches, every row given is staged once."""
@@ -123,19 +125,21 @@ def test_a_damaged_file_is_removed_and_the_others_stay(staging: CellStaging, dam
         case _:
             content = bytearray(b"not parquet at all")
     hurt.write_bytes(content)
-    assert staging.batches() == [kept]
+    assert CellStaging(staging.folder).batches() == [kept]
     assert not hurt.exists()
 
 
 def test_every_flipped_bit_of_the_rows_is_noticed(staging: CellStaging) -> None:
-    """Wherever in the pages a bit flips, the file does not pass as whole with other rows."""
-    path = staging.write(good("a", 50), bad("a", 3), [status("a")]).path
+    """Wherever in the file a bit flips, it does not pass as whole with other rows or states."""
+    written = staging.write(good("a", 50), bad("a", 3), [status("a")])
+    path = written.path
     content, rows = path.read_bytes(), staged(staging)
     for place in range(4, len(content), 37):
         hurt = bytearray(content)
         hurt[place] ^= 1 << (place % 8)
         path.write_bytes(hurt)
-        if staging.batches():
+        if found := CellStaging(staging.folder).batches():
+            assert found == [written]
             pd.testing.assert_frame_equal(staged(staging), rows)
     assert place > 1000
 
@@ -149,6 +153,18 @@ def test_forgetting_keeps_the_rows_of_others(staging: CellStaging) -> None:
     staging.forget({"a", "d", "unknown"})
     assert staged(staging)["instrument_key"].value_counts().to_dict() == {"b": 6, "c": 5}
     assert [[s.instrument_key for s in batch.statuses] for batch in staging.batches()] == [["b"], ["c"]]
+
+
+def test_the_last_state_of_a_contract_counts(staging: CellStaging) -> None:
+    """A proof staged after the answer that it is about takes its place, for every reader."""
+    staging.write(good("b", 2), bad("b", 0), [status("a", State.PARTIAL), status("b")])
+    staging.write(good("c", 0), bad("c", 0), [status("a", State.EMPTY_PROVEN), status("c", State.EMPTY_PROVEN)])
+    for reader in (staging, CellStaging(staging.folder)):
+        found = [[(s.instrument_key, str(s.status)) for s in batch.statuses] for batch in reader.batches()]
+        assert found == [[("b", "complete")], [("a", "empty_proven"), ("c", "empty_proven")]]
+    staging.forget({"c"})
+    assert [s.instrument_key for batch in staging.batches() for s in batch.statuses] == ["b", "a"]
+    assert len(staged(staging)) == 2
 
 
 def test_a_full_disk_leaves_nothing_half_written(staging: CellStaging, monkeypatch: pytest.MonkeyPatch) -> None:

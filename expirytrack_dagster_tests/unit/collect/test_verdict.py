@@ -21,9 +21,17 @@ OPEN = datetime(2025, 8, 28, 3, 45, tzinfo=UTC)
 ROWS = 60
 
 
-def status(key: str, state: State, **counts: int) -> ContractStatus:
+def status(key: str, state: State, candles: int = 0, quarantined: int = 0, duplicates: int = 0) -> ContractStatus:
     """Return the state of a contract."""
-    return ContractStatus(instrument_key=key, status=state, checked_at=OPEN, **counts)
+    return ContractStatus(
+        instrument_key=key,
+        status=state,
+        checked_at=OPEN,
+        received=candles + quarantined + duplicates,
+        candles=candles,
+        quarantined=quarantined,
+        duplicates=duplicates,
+    )
 
 
 def rows(key: str, first: int, last: int, rule: str | None = None) -> pd.DataFrame:
@@ -108,7 +116,9 @@ def test_a_minute_that_nobody_traded_is_missing(tmp_path: Path) -> None:
 def test_too_many_bad_rows_make_the_cell_unfit(tmp_path: Path) -> None:
     """Above the threshold the reason is given, and it is the check whose rows are bad."""
     staging = CellStaging(tmp_path)
-    staging.write(rows("a", 0, 10), rows("a", 10, 20, "ohlc"), [status("a", State.COMPLETE, candles=10, quarantined=10)])
+    staging.write(
+        rows("a", 0, 10), rows("a", 10, 20, "ohlc"), [status("a", State.COMPLETE, candles=10, quarantined=10)]
+    )
     assert judge(["a"], staging.batches(), [], minutes(0, 0)).unfit is None
     unfit = judge(["a"], staging.batches(), [], minutes(0, 0), threshold=0.4).unfit
     assert unfit is not None

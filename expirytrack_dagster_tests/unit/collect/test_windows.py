@@ -6,22 +6,16 @@ import tempfile
 import time
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.collect.windows import REACH, Window, Windows
 from expirytrack_dagster.state import StateDatabase
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 EXPIRY = date(2025, 8, 28)
 DAY = timedelta(days=1)
-
-
 
 
 def test_a_window_has_both_ends(state: StateDatabase) -> None:
@@ -70,6 +64,35 @@ def test_one_day_cannot_be_narrowed(state: StateDatabase) -> None:
     assert windows.days == 1
 
 
+def test_a_shortened_answer_narrows_to_the_days_that_came(state: StateDatabase) -> None:
+    """Of many answers shortened at once the first counts; a narrow window or an empty answer teaches nothing."""
+    windows = Windows(state, 1830)
+    wide = windows.ending(EXPIRY)
+    windows.shortened(wide, 0)
+    windows.shortened(wide, 1830)
+    assert windows.days == 1830
+    windows.shortened(wide, 22)
+    windows.shortened(wide, 20)
+    assert windows.days == Windows(state, 1830).days == 22
+    windows.shortened(windows.ending(EXPIRY), 15)
+    assert windows.days == 15
+
+
+def test_the_chain_may_be_older_than_the_reach_of_a_contract(state: StateDatabase) -> None:
+    """Older windows are asked while a contract's bars reach the start, and while the chain is older than the window."""
+    windows = Windows(state, 30)
+    window = windows.ending(EXPIRY)
+    assert not windows.may_hold_more(window, EXPIRY)
+    assert windows.may_hold_more(window, window.first + REACH)
+    windows.seen(window.first)
+    assert not windows.may_hold_more(window, EXPIRY)
+    windows.seen(window.first - DAY)
+    windows.seen(EXPIRY)
+    assert windows.may_hold_more(window, EXPIRY)
+    assert not windows.may_hold_more(windows.ending(window.before()), EXPIRY)
+
+
+@settings(max_examples=40, deadline=None)
 @given(widest=st.integers(1, 2000), refused=st.sets(st.integers(0, 30), max_size=8))
 def test_windows_never_overlap_nor_leave_gaps(widest: int, refused: set[int]) -> None:
     """Going back through a year, whichever windows are refused on the way, every day is asked exactly once."""
