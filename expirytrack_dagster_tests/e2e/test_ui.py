@@ -186,7 +186,7 @@ def test_each_check_is_seen_for_the_cell(ui: Ui, run_id: str) -> None:
     assert passed == {check: check == "completeness" for check in CHECKS}
     tables = [entry["table"] for entry in results["ohlc"]["metadataEntries"] if entry["label"] == "failing_rows"]
     assert len(tables) == 1
-    assert len(tables[0]["records"]) == 2
+    assert len(tables[0]["records"]) == 4
     assert {"instrument_key", "detail"} <= {column["name"] for column in tables[0]["schema"]["columns"]}
     assert results["ohlc"]["severity"] == "WARN"
 

@@ -245,7 +245,7 @@ def test_looking_and_switching_over_http(served: Running) -> None:
     assert changed.json()["planted"][0]["contracts"] == [KEY]
     planted = httpx.get(served.url + "/_sandbox/planted").json()
     candles = get(served, CANDLES).json()["data"]["candles"]
-    assert len(planted) == 9
+    assert len(planted) == 12
     assert all(row["candle"] in candles for row in planted)
     assert httpx.post(served.url + "/_sandbox/switches", json={"plus": 1}).status_code == 400
     assert httpx.post(served.url + "/_sandbox/switches", json={"planted": [{"contracts": ["x"]}]}).status_code == 400

@@ -86,7 +86,9 @@ class Setup:
 
         async def script(client: UpstoxClient) -> Answer:
             minutes, days = (Windows(self.state, 1830, interval) for interval in (MINUTES, DAYS))
-            return await Inquiry(client, key, EXPIRY, minutes, days).ask()
+            inquiry = Inquiry(client, key, EXPIRY, minutes, days)
+            answer = await inquiry.ask()
+            return answer if answer.state else await inquiry.prove_empty()
 
         answer = self.run(script, fresh=False, **overrides)
         assert isinstance(answer, Answer)
