@@ -8,13 +8,13 @@ BIN := $(VENV)/bin
 .PHONY: demo ui test lint bench lock clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
-	$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
+	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
 
 ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
-	$(BIN)/expirytrack ui --port $(PORT)
+	@$(BIN)/expirytrack ui --port $(PORT)
 
-test: $(VENV)/ready  ## Run all tests.
-	$(BIN)/python -m pytest
+test: $(VENV)/ready  ## Run all tests, two files at a time.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/ready  ## Style, types, and the direction of imports.
 	$(BIN)/ruff check .
@@ -31,12 +31,13 @@ lock: $(VENV)/ready  ## Resolve the dependencies of pyproject.toml anew (needs u
 
 # The lock names every package with its hash, so nothing has to be resolved: --no-deps.
 $(VENV)/ready: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "Building the environment in $(VENV): a minute or two, once ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --no-deps --require-hashes --requirement requirements.txt
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
 
 clean:  ## Remove the environment and caches; the data stays.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -37,8 +37,8 @@ _FORGET = tuple(
     for table in ("candles", "quarantine", "contract_status")
 )
 
-# A contract's rows stand side by side and in order of time, which packs best and is read by few blocks. They are staged
-# like that, and DuckDB keeps the order of files and rows: sorting a large cell once more would hold all of it in memory.
+# A contract's rows stand side by side and in order of time, which packs best and is read by few blocks. They are
+# staged like that, and DuckDB keeps the order of files and rows: sorting a large cell would hold all of it in memory.
 _ADD_CANDLES = """
 INSERT INTO candles BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, ts, open, high, low, close, volume, open_interest

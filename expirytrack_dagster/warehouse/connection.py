@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-# DuckDB's own default is four fifths of the machine, which it fills with blocks that it read or wrote. What needs more is
-# spilled to disk. Measured: loading 4,800,000 candles takes 2.2 s with 64 MB, 128 MB and no limit.
+# DuckDB's own default is four fifths of the machine, which it fills with blocks that it read or wrote. What needs more
+# is spilled to disk. Measured: loading 4,800,000 candles takes 2.2 s with 64 MB, with 128 MB and without a limit.
 _MEMORY = "128MB"
 
 
