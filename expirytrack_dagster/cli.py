@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.archive_commands import quarantine, verify
+from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings

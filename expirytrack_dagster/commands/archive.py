@@ -2,7 +2,6 @@
 
 Only options, questions and printing: what is proved is `verification.py`, what a review changes `warehouse/review.py`.
 """
-# ruff: noqa: PLC0415 -- heavy modules are imported by the command that needs them, so that --help answers at once
 
 from __future__ import annotations
 
