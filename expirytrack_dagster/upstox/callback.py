@@ -157,17 +157,14 @@ class Receiver:
             _LOG.warning("%s", error)
             return self._reply(str(error), HTTPStatus.BAD_REQUEST)
         except Exception as error:
-            self._end(lambda: self._outcome.set_exception(error))
+            if not self._outcome.done():  # two may have been under way: the first decides
+                self._outcome.set_exception(error)
             if not isinstance(error, ExpiryTrackError):
                 raise
             return self._reply(str(error), HTTPStatus.BAD_REQUEST)
-        self._end(lambda: self._outcome.set_result(token))
-        return self._reply(LOGGED_IN, HTTPStatus.OK)
-
-    def _end(self, settle: Callable[[], None]) -> None:
-        """Let the first answer decide, should two have been under way."""
         if not self._outcome.done():
-            settle()
+            self._outcome.set_result(token)
+        return self._reply(LOGGED_IN, HTTPStatus.OK)
 
 
 def callback_receiver(settings: Settings, manager: AuthManager) -> Receiver:
