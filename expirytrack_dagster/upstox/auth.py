@@ -172,7 +172,7 @@ class AuthManager:
         """Turn what came to the notifier webhook into a stored token.
 
         Raises:
-            AnswerNotBelieved: it is not of this app, no token, or not proved; nothing was changed, and the wait goes on.
+            AnswerNotBelieved: it is not of this app, no token, or not proved; nothing was changed, the wait goes on.
             LoginFailed: too much came that was not proved.
             ExpiryTrackError: the proof could not be had.
         """

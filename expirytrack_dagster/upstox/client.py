@@ -96,11 +96,11 @@ class UpstoxClient:
     resets, 5xx and broken bodies are tried again `settings.max_retries` times with growing pauses; refusals for
     coming too fast pause all processes and do not use up a try; whatever the API refuses for good is raised at once.
 
-    All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing`, `TokenExpired` (both before
-    anything is sent), `TokenRejected` and `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused` (about this request),
-    `MalformedResponse`, and after the last try `NetworkError`, `ServerError`, `TruncatedResponse`, `EdgeBlocked` or
-    `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked now. Arguments are checked before
-    anything is sent: `ConfigurationError` names the parameter.
+    All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing` and `TokenExpired` (both before
+    anything is sent), `TokenRejected` and `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused`
+    (about this request), `MalformedResponse`, and after the last try `NetworkError`, `ServerError`,
+    `TruncatedResponse`, `EdgeBlocked` or `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked
+    now. Arguments are checked before anything is sent: `ConfigurationError` names the parameter.
 
     Args:
         settings: Address, account and where its token is, timeout, retries, pool size.

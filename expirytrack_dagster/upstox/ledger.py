@@ -348,9 +348,7 @@ def open_ledger(settings: Settings) -> RequestLedger:
     return RequestLedger(
         StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
-        scope_of=scope_of_account(
-            settings.account, family_scope if settings.rate_scope == "family" else account_scope
-        ),
+        scope_of=scope_of_account(settings.account, family_scope if settings.rate_scope == "family" else account_scope),
         burst=settings.rate_burst,
         breaker=Breaker(settings.breaker_failures, settings.breaker_pause),
     )

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from pydantic import SecretStr
 
-from expirytrack_dagster.errors import LoginFailed, StorageError, TokenExpired, TokenMissing, TokenRejected
+from expirytrack_dagster.errors import (
+    ExpiryTrackError,
+    LoginFailed,
+    StorageError,
+    TokenExpired,
+    TokenMissing,
+    TokenRejected,
+)
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
 
 if TYPE_CHECKING:
@@ -236,23 +243,21 @@ def get_valid_token(settings: Settings, now: datetime | None = None) -> AccessTo
 def token_state(settings: Settings, now: datetime | None = None) -> TokenState:
     """Return the state of the token of the settings' account, without asking the API.
 
-    Raises:
-        StorageError, ConfigurationError: the vault cannot be opened.
+    Where the vault cannot be opened, no token is usable, and the sentence is the vault's.
     """
     now = now or datetime.now(tz=UTC)
     try:
         token = held_token(settings)
-    except TokenRejected as error:
-        return TokenState(settings.account, "environment", None, 0.0, usable=False, sentence=str(error))
+    except ExpiryTrackError as error:
+        source: Source | None = "environment" if isinstance(error, TokenRejected) else None
+        return TokenState(settings.account, source, None, 0.0, usable=False, sentence=str(error))
     if token is None:
         return TokenState(settings.account, None, None, 0.0, usable=False, sentence=_missing(settings.account))
     if token.expires_at is None:
         sentence = f"{_name(token)} does not say when it dies; a token of the day does at the next 03:30 IST."
         return TokenState(token.account, token.source, None, None, usable=True, sentence=sentence)
     if token.is_dead(now):
-        return TokenState(
-            token.account, token.source, token.expires_at, 0.0, usable=False, sentence=_expired(token)
-        )
+        return TokenState(token.account, token.source, token.expires_at, 0.0, usable=False, sentence=_expired(token))
     left = (token.expires_at - now).total_seconds()
     sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {left / 60:,.0f} minutes from now."
     return TokenState(token.account, token.source, token.expires_at, left, usable=True, sentence=sentence)
