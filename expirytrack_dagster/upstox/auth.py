@@ -220,7 +220,7 @@ class AuthManager:
         """End the account's token at Upstox and forget it here; it is forgotten even when Upstox does not end it.
 
         Raises:
-            StorageError, ConfigurationError: the vault cannot be opened.
+            VaultError: the vault cannot be opened.
         """
         store, account = open_store(self._settings), self._settings.account
         reason = None
@@ -277,7 +277,7 @@ def find_app(settings: Settings) -> App | None:
     """Return the app of an account: that of the settings, else the one that logged the account in before.
 
     Raises:
-        StorageError, ConfigurationError: the vault cannot be opened.
+        VaultError: the vault cannot be opened.
     """
     if settings.client_id and settings.client_secret:
         return App(client_id=settings.client_id, client_secret=settings.client_secret.get_secret_value())

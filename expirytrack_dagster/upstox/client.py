@@ -25,8 +25,6 @@ from expirytrack_dagster.errors import (
     MalformedResponse,
     NetworkError,
     RateLimited,
-    TokenExpired,
-    TokenMissing,
     TruncatedResponse,
 )
 from expirytrack_dagster.upstox.cache import kept_answers
@@ -244,8 +242,12 @@ class UpstoxClient:
     ) -> tuple[T, bytes]:
         """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
         while True:
-            async with self._coordinator.slot(call, number) as slot, self._settling(slot) as settle:
-                answer = await self._exchange(path, await self._bearer.header(), settle)
+            async with (
+                self._coordinator.slot(call, number) as slot,
+                self._headers(slot) as headers,
+                self._settling(slot) as settle,
+            ):
+                answer = await self._exchange(path, headers, settle)
                 refused = refusal(answer.status, answer.body, retry_after=answer.retry_after)
                 if refused is None:
                     value = decode(answer.body)
@@ -260,6 +262,16 @@ class UpstoxClient:
                 raise error
 
     @asynccontextmanager
+    async def _headers(self, request_id: int) -> AsyncIterator[dict[str, str]]:
+        """Give the headers of a request, or its slot back: the token may have died while it waited."""
+        try:
+            headers = await self._bearer.header()
+        except BaseException:
+            await self._coordinator.give_back(request_id)
+            raise
+        yield headers
+
+    @asynccontextmanager
     async def _settling(self, request_id: int) -> AsyncIterator[dict[str, Any]]:
         """Leave a settled row whatever happens in the block, cancellation included."""
         receipt: dict[str, Any] = {"outcome": "abandoned"}
@@ -270,9 +282,6 @@ class UpstoxClient:
             raise
         except (TruncatedResponse, MalformedResponse):
             receipt["outcome"] = "malformed"
-            raise
-        except (TokenMissing, TokenExpired):  # the token died while this request waited for its slot
-            await self._coordinator.give_back(request_id)
             raise
         finally:
             await self._coordinator.settle(request_id, Receipt(**receipt))

@@ -171,7 +171,7 @@ class Coordinator:
         await self._in_thread(partial(self._ledger.settle, request_id, receipt))
 
     async def give_back(self, request_id: int) -> None:
-        """Undo the taking of a slot for which nothing was sent; settling it afterwards does nothing."""
+        """Undo the taking of a slot for which nothing was sent."""
         await self._in_thread(partial(self._ledger.give_back, request_id))
 
     async def refuse(self, request_id: int, retry_after: float | None, reason: str) -> bool:

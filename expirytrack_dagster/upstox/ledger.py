@@ -219,7 +219,7 @@ class RequestLedger:
         """Record what became of a request; without an answer it counts until it cannot be under way any more."""
         with self._state.transaction() as connection:
             found = connection.execute("SELECT scope, attempt FROM requests WHERE id = ?", (request_id,)).fetchone()
-            if found is None:  # given back, or a damaged database was replaced in the meantime
+            if found is None:  # a damaged database was replaced in the meantime
                 return
             scope, attempt = found
             now, row = self._enter(connection, scope)

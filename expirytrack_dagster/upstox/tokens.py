@@ -213,7 +213,7 @@ def held_token(settings: Settings) -> AccessToken | None:
 
     Raises:
         TokenRejected: the environment holds something that is no token.
-        StorageError, ConfigurationError: the vault cannot be opened.
+        VaultError: the vault cannot be opened.
     """
     pasted = settings.access_token.get_secret_value().strip() if settings.access_token else ""
     if not pasted:
@@ -230,7 +230,7 @@ def get_valid_token(settings: Settings, now: datetime | None = None) -> AccessTo
         TokenMissing: there is none.
         TokenExpired: it has died.
         TokenRejected: the environment holds something that is no token.
-        StorageError, ConfigurationError: the vault cannot be opened.
+        VaultError: the vault cannot be opened.
     """
     token = held_token(settings)
     if token is None:
@@ -259,13 +259,19 @@ def token_state(settings: Settings, now: datetime | None = None) -> TokenState:
     if token.is_dead(now):
         return TokenState(token.account, token.source, token.expires_at, 0.0, usable=False, sentence=_expired(token))
     left = (token.expires_at - now).total_seconds()
-    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {left / 60:,.0f} minutes from now."
+    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {duration(left)} from now."
     return TokenState(token.account, token.source, token.expires_at, left, usable=True, sentence=sentence)
 
 
 def in_india(moment: datetime) -> str:
     """Return a moment as Indian time for a sentence."""
     return moment.astimezone(IST).strftime("%H:%M IST on %d %B %Y")
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time for a sentence."""
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def login_command(account: str) -> str:
