@@ -215,5 +215,6 @@ def _button(value: str, label: str) -> str:
 
 
 def _html(title: str, content: str) -> Response:
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    icon = '<link rel="icon" href="data:,">'  # or the browser asks for one, as a request that nobody made
+    head = f'<meta charset="utf-8"><title>{title}</title>{icon}<style>{_STYLE}</style>'
     return HTMLResponse(f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{content}</body></html>")
