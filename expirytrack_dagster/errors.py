@@ -12,6 +12,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
     │   ├── StateLocked                  the state database is busy
+    │   ├── VaultBusy                    another process keeps the vault's lock
     │   └── CellBusy                     another run is collecting the same cell
     ├── PartialError
     │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
@@ -25,6 +26,10 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        ├── VaultError                   secrets cannot be kept or given out
+        │   ├── VaultLocked              what opens the vault is missing or is not the right one
+        │   ├── VaultDamaged             the vault was altered, cut off, or is not a vault
+        │   └── UnsafeFile               a secret's file is a link, or others than its owner may use it
         └── StorageError
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
@@ -98,6 +103,10 @@ class StateLocked(RecoverableError):
     """Another process held the state database for too long."""
 
 
+class VaultBusy(RecoverableError):
+    """Another process kept the vault's lock for longer than we wait."""
+
+
 class CellBusy(RecoverableError):
     """Another run is collecting the same cell."""
 
@@ -158,6 +167,22 @@ class MalformedResponse(CriticalError):
 
 class ConfigurationError(CriticalError):
     """A setting, symbol or key that cannot be used as it stands."""
+
+
+class VaultError(CriticalError):
+    """Secrets cannot be kept or given out as things stand."""
+
+
+class VaultLocked(VaultError):
+    """The passphrase, the keyring's entry or the key file that opens the vault is missing or another one."""
+
+
+class VaultDamaged(VaultError):
+    """The vault's file was altered or cut off, or is none that this version reads."""
+
+
+class UnsafeFile(VaultError):
+    """A file that holds a secret is a link, belongs to somebody else, or is open to others."""
 
 
 class StorageError(CriticalError):

@@ -33,6 +33,7 @@ from expirytrack_dagster.errors import ConfigurationError
 PREFIX = "EXPIRYTRACK_"
 UPSTOX_API_URL = "https://api.upstox.com"
 UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
+SHORTEST_PASSPHRASE = 8
 INSTRUMENTS_PATH = "/market-quote/instruments/exchange/complete.json.gz"
 
 
@@ -103,6 +104,13 @@ def parse_pins(text: object) -> object:
             message = f"'{pin}' is not of the form sha256/ and 44 characters of base64"
             raise ValueError(message)
     return pins
+
+
+def _check_passphrase(passphrase: SecretStr | None) -> SecretStr | None:
+    if passphrase is not None and len(passphrase.get_secret_value()) < SHORTEST_PASSPHRASE:
+        message = f"a passphrase needs at least {SHORTEST_PASSPHRASE} characters"
+        raise ValueError(message)
+    return passphrase
 
 
 PROFILES: dict[str, dict[str, object]] = {
@@ -189,6 +197,14 @@ class Settings(BaseSettings):
     )
     discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
     lock_timeout: float = Field(60.0, ge=0, description="Seconds to wait for a database that another program holds.")
+    passphrase: Annotated[SecretStr | None, AfterValidator(_check_passphrase)] = Field(
+        None, description="What opens the vault on a machine without a keyring; at least eight characters."
+    )
+    key_age_days: int = Field(90, ge=1, le=36_500, description="Age of the vault's key from which its rotation is due.")
+    encryption: bool = Field(
+        default=False,
+        description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
@@ -228,6 +244,16 @@ class Settings(BaseSettings):
         return self.home / "staging"
 
     @property
+    def vault(self) -> Path:
+        """The encrypted file of secrets and keys."""
+        return self.home / "vault.bin"
+
+    @property
+    def vault_keys(self) -> Path:
+        """Folder of the key file that opens the vault where there is neither a keyring nor a passphrase."""
+        return self.home / "keys"
+
+    @property
     def reports(self) -> Path:
         """Folder of the validation reports, one JSON file a cell."""
         return self.home / "reports"
@@ -250,6 +276,9 @@ class Settings(BaseSettings):
         return self.api_url + INSTRUMENTS_PATH if is_loopback(self.api_url) else UPSTOX_INSTRUMENTS_URL
 
 
+_SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings of this process.
 
@@ -264,7 +293,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
-        shown = "" if key == "access_token" else f" ({first['input']!r})"
+        shown = "" if key in _SECRETS else f" ({first['input']!r})"
         message = f"{PREFIX}{key.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}."
         raise ConfigurationError(message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

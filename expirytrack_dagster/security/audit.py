@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from expirytrack_dagster.errors import StorageError
-from expirytrack_dagster.security.private_files import make_folder, opener, write_whole
+from expirytrack_dagster.security.private_files import make_folder, opener, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,7 +170,7 @@ class AuditLog:
 
     def _add(self, last: Entry | None, event: str, details: dict[str, Detail]) -> Entry:
         line, entry = _written(last, event, details)
-        write_whole(self.head, line)
+        write_private(self.head, line)
         self._write(line)
         return entry
 
