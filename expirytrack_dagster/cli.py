@@ -19,6 +19,7 @@ import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -143,6 +144,18 @@ class AuditLog:
         """
         with self._alone():
             return _inspect(self._lines(), self._read_head(), known)
+
+    def copy_to(self, folder: Path) -> Inspection:
+        """Copy the log and its head into another folder, as they are between two events, and say what they are worth.
+
+        Raises:
+            StorageError: the log cannot be read, or the copy not be written.
+        """
+        with self._alone():
+            for path in (self.path, self.head):
+                if path.exists():
+                    shutil.copyfile(path, folder / path.name)
+            return _inspect(self._lines(), self._read_head(), None)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
