@@ -19,6 +19,8 @@ import typer
 
 from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -41,7 +43,10 @@ app.command()(login)
 app.command()(logout)
 app.command()(token)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(audit, name="audit")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
@@ -79,12 +84,14 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     from expirytrack_dagster.console import say
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.security.audit import record
     from expirytrack_dagster.state import StateDatabase
 
     settings = load_settings()
     symbol = tracking.check_symbol(symbol)
     if not tracking.untrack(StateDatabase(settings.state), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
+    record(settings, "untrack", symbol=symbol)
     with open_instance(settings) as instance:
         remove_underlying(instance, symbol)
     say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")

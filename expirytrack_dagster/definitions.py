@@ -14,11 +14,12 @@ from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
+from expirytrack_dagster.schedules import all_schedules
 from expirytrack_dagster.settings import load_settings
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -31,6 +32,7 @@ def build_defs(**overrides: object) -> dg.Definitions:
         assets=all_assets,
         asset_checks=[archive_integrity, chain],
         jobs=all_jobs,
+        schedules=all_schedules,
         executor=dg.in_process_executor,
         resources={
             "upstox": UpstoxResource(),

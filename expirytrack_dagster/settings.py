@@ -244,6 +244,13 @@ class Settings(BaseSettings):
         default=False,
         description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
     )
+    backups: Path | None = Field(
+        None, description="Folder of backups, best on another disk; `backups` below the home if not given."
+    )
+    backup_keep: int = Field(7, ge=1, description="How many backups of this home a folder keeps; older ones go.")
+    recovery_key: SecretStr | None = Field(
+        None, description="What `expirytrack backup --show-key` printed: opens a backup on another machine."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
@@ -296,6 +303,16 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """Folder of the validation reports, one JSON file a cell."""
         return self.home / "reports"
+
+    @property
+    def backup_folder(self) -> Path:
+        """Folder of backups."""
+        return self.backups.expanduser().resolve() if self.backups else self.home / "backups"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.home / "audit.jsonl"
 
     @property
     def dagster_home(self) -> Path:
