@@ -34,6 +34,7 @@ from expirytrack_dagster.errors import (
     ExpiryTrackError,
     LoginFailed,
 )
+from expirytrack_dagster.security import audit
 from expirytrack_dagster.upstox.client import UpstoxClient
 from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.upstox.ledger import open_ledger
@@ -155,7 +156,7 @@ class AuthManager:
         app = self._app()
         issued = await self._api.exchange(app, code, self._settings.redirect_uri)
         now = self._now()
-        return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app)
+        return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
 
     async def refresh_token(self) -> Approval:
         """Ask Upstox to ask the user for a new token; it is delivered to `handle_notification`, if the user agrees.
@@ -194,9 +195,8 @@ class AuthManager:
             )
         self._proofs += 1
         try:
-            return await self._settle(
-                delivery.access_token, delivery.user_id, now, app, latest=_moment(delivery.expires_at)
-            )
+            dies_at = _moment(delivery.expires_at)
+            return await self._settle(delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at)
         except AuthenticationError as error:
             raise AnswerNotBelieved(f"A token came that proved false, and was ignored: {error}") from None
 
@@ -213,8 +213,7 @@ class AuthManager:
         now = self._now()
         if (expires_at := expiry_of_pasted(token, now)) <= now:
             raise LoginFailed("What was pasted is a token that has died already: make a new one, and copy that.")
-        user_id = await self._user_of(token)
-        return open_store(self._settings).put(self._settings.account, token, user_id, now, expires_at)
+        return self._keep(token, await self._user_of(token), now, expires_at, way="paste")
 
     async def logout(self) -> Goodbye:
         """End the account's token at Upstox and forget it here; it is forgotten even when Upstox does not end it.
@@ -232,6 +231,8 @@ class AuthManager:
             reason = str(error)
         finally:
             forgotten = store.forget(account)
+        if forgotten:
+            audit.record(self._settings, "logout", account=account, revoked=reason is None)
         return Goodbye(forgotten, reason)
 
     def get_valid_token(self) -> AccessToken:
@@ -239,18 +240,25 @@ class AuthManager:
         return get_valid_token(self._settings, self._now())
 
     async def _settle(
-        self, token: str, user_id: str, now: datetime, app: App, latest: datetime | None = None
+        self, token: str, user_id: str, now: datetime, app: App, *, way: str, latest: datetime | None = None
     ) -> AccessToken:
         """Prove a token that was issued now, then store it, and the app that got it."""
-        store, account = open_store(self._settings), self._settings.account
-        store.check_user(account, user_id)  # before a request is spent on it
+        open_store(self._settings).check_user(self._settings.account, user_id)  # before a request is spent on it
         if not is_token(token):
             raise LoginFailed("Upstox sent something that is no token: run the login again.")
         if await self._user_of(token) != user_id:
             raise LoginFailed("The token is not of the user that it was said to be of: run the login again.")
         expires_at = min(expiry_of_issued(token, now), latest or daily_death(now))
-        stored = store.put(account, token, user_id, now, expires_at)
+        stored = self._keep(token, user_id, now, expires_at, way=way)
         remember_app(self._settings, app)
+        return stored
+
+    def _keep(self, token: str, user_id: str, now: datetime, expires_at: datetime, *, way: str) -> AccessToken:
+        account = self._settings.account
+        stored = open_store(self._settings).put(account, token, user_id, now, expires_at)
+        audit.record(
+            self._settings, "login", account=account, upstox_user=user_id, way=way, dies_at=expires_at.isoformat()
+        )
         return stored
 
     async def _user_of(self, token: str) -> str:

@@ -136,7 +136,7 @@ class UpstoxClient:
         self._cache = kept_answers(settings, self._clock)
         self._cache_turn = asyncio.Lock()
         self._fresh = fresh
-        self._bearer = Bearer(settings, self._clock)
+        self._bearer = Bearer(settings, self._clock, run_id)
         self._http = open_http(settings, transport)
 
     async def __aenter__(self) -> Self:

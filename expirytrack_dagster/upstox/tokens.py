@@ -28,6 +28,7 @@ from expirytrack_dagster.errors import (
     TokenMissing,
     TokenRejected,
 )
+from expirytrack_dagster.security import audit
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
 
 if TYPE_CHECKING:
@@ -303,13 +304,15 @@ def _expired(token: AccessToken) -> str:
 class Bearer:
     """The token as one client uses it: got when first needed, looked at before each request, got anew once it died.
 
-    So a login during a collection is of use to it, and a token that dies meanwhile costs no request.
+    So a login during a collection is of use to it, and a token that dies meanwhile costs no request. That a run uses
+    the token is noted in the audit log.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, run_id: str | None = None) -> None:
         """Keep the parts; the vault is not opened yet."""
         self._settings = settings
         self._clock = clock
+        self._run_id = run_id
         self._held: AccessToken | None = None
         self._turn = asyncio.Lock()
 
@@ -318,5 +321,11 @@ class Bearer:
         async with self._turn:
             now = datetime.fromtimestamp(self._clock.now(), UTC)
             if self._held is None or self._held.is_dead(now):
-                self._held = await asyncio.to_thread(get_valid_token, self._settings, now)
+                self._held = await asyncio.to_thread(self._take, now)
             return {"Authorization": f"Bearer {self._held.secret.get_secret_value()}"}
+
+    def _take(self, now: datetime) -> AccessToken:
+        token = get_valid_token(self._settings, now)
+        if self._run_id is not None:
+            audit.record(self._settings, "token_use", account=token.account, source=token.source, run=self._run_id)
+        return token

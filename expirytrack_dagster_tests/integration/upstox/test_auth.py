@@ -31,6 +31,7 @@ from expirytrack_dagster.sandbox.running import Running, running
 from expirytrack_dagster.sandbox.switches import App as SandboxApp
 from expirytrack_dagster.sandbox.switches import Fault
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.settings import load_settings
@@ -343,6 +344,20 @@ def test_it_listens_on_this_machine_alone(place: Place) -> None:
         assert receiver._server.servers[0].sockets[0].getsockname()[0] == "127.0.0.1"  # noqa: SLF001 -- the only witness
 
 
+def test_a_callback_from_another_machine(place: Place) -> None:
+    """Should anything lead another machine here after all, its callback is refused: only this one may speak."""
+    with listening(place) as (receiver, address):
+
+        async def ask(peer: str) -> httpx.Response:
+            transport = httpx.ASGITransport(receiver._server.config.app, client=(peer, 5))  # noqa: SLF001 -- as uvicorn
+            async with httpx.AsyncClient(transport=transport) as client:
+                return await client.get(address)
+
+        page = asyncio.run(ask("192.0.2.1"))
+        assert (page.status_code, "from another host" in page.text) == (400, True)
+        assert asyncio.run(ask("127.0.0.1")).status_code == 200
+
+
 def test_a_sentence_is_text_on_the_page(place: Place) -> None:
     """What a stranger put into the address is shown as text, never as markup."""
     with listening(place) as (_, address):
@@ -520,6 +535,24 @@ def test_logging_out_a_dead_token(place: Place) -> None:
     open_store(place.settings).put("default", "dead", APP.user_id, yesterday, yesterday)
     assert asyncio.run(place.manager.logout()).not_revoked is None
     assert not place.upstox.requests()
+
+
+def test_the_audit_log_names_logins(place: Place) -> None:
+    """Each login and logout is a line with the account, the user and the way; none has a secret."""
+    token = place.handle(place.callback())
+    place.notify()
+    asyncio.run(place.manager.accept_pasted("pasted-token"))
+    asyncio.run(place.manager.logout())
+    entries = [entry for entry in AuditLog(place.settings.audit).entries() if entry]
+    assert [(entry.event, entry.details.get("way")) for entry in entries] == [
+        ("login", "dialog"),
+        ("login", "approval"),
+        ("login", "paste"),
+        ("logout", None),
+    ]
+    assert {entry.details.get("upstox_user", APP.user_id) for entry in entries} == {APP.user_id}
+    text = place.settings.audit.read_text()
+    assert not [s for s in (token.secret.get_secret_value(), "pasted-token", APP.client_secret) if s in text]
 
 
 # What Upstox may answer
