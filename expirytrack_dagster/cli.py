@@ -194,8 +194,8 @@ def status(*, as_json: JsonOption = False) -> None:
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
-    say_token(settings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
+    say_token(settings)
     for scope, budget in budgets.items():
         of = f" ({scope})" if len(budgets) > 1 else ""
         for window in budget.windows:

@@ -260,7 +260,9 @@ def token_state(settings: Settings, now: datetime | None = None) -> TokenState:
     if token.is_dead(now):
         return TokenState(token.account, token.source, token.expires_at, 0.0, usable=False, sentence=_expired(token))
     left = (token.expires_at - now).total_seconds()
-    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {duration(left)} from now."
+    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {duration(left)} from now"
+    soon = left < settings.token_warning_minutes * 60
+    sentence += f": what is not done by then waits for a new one ({login_command(token.account)})." if soon else "."
     return TokenState(token.account, token.source, token.expires_at, left, usable=True, sentence=sentence)
 
 

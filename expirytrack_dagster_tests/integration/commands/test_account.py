@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -205,6 +206,65 @@ def test_pasting_into_a_pipe(here: Callable[..., Ended]) -> None:
     assert here("token", "--account", "second").code == 0
     assert here("token").code == 4
     assert here("token", account="second").code == 0
+
+
+@contextmanager
+def at_a_terminal(env: dict[str, str], *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a command whose input and output is a terminal; yield it and the person's end."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    person, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*this_program(), *words], env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as process:
+        os.close(terminal)
+        try:
+            yield process, person
+        finally:
+            process.kill()
+            os.close(person)
+
+
+def read_until(person: int, words: str) -> str:
+    """Return what the terminal shows until these words come, or all of it where they never do."""
+    shown, deadline = "", time.monotonic() + 60
+    while words not in shown:
+        readable, _, _ = select.select([person], [], [], deadline - time.monotonic())
+        assert readable, shown
+        try:
+            shown += os.read(person, 4096).decode()
+        except OSError:  # the other end is closed
+            return shown
+    return shown
+
+
+def test_pasting_at_a_terminal(environment: dict[str, str]) -> None:
+    """The prompt hides what is typed: the terminal never shows the token."""
+    with at_a_terminal(environment, "login", "--paste") as (process, person):
+        shown = read_until(person, "Access token: ")
+        os.write(person, b"pasted-token\n")
+        shown += read_until(person, "from now.")
+        assert process.wait(timeout=60) == 0, shown
+    assert "Logged in as SB0001" in shown
+    assert "pasted-token" not in shown
+
+
+def test_an_app_is_asked_for_once(upstox: Running, environment: dict[str, str]) -> None:
+    """Where no app is set, a person is asked for it, the secret hidden; the next login knows it from the vault."""
+    del environment["EXPIRYTRACK_CLIENT_ID"], environment["EXPIRYTRACK_CLIENT_SECRET"]
+    with at_a_terminal(environment, "login", "--no-browser") as (process, person):
+        shown = read_until(person, "API key of your app")
+        os.write(person, f"{APP.client_id}\n".encode())
+        shown += read_until(person, "API secret of your app: ")
+        os.write(person, f"{APP.client_secret}\n".encode())
+        shown += read_until(person, "Waiting for your login")
+        address = next(line for line in shown.splitlines() if line.startswith("http"))
+        assert "You are logged in" in approve(upstox, address).text
+        shown += read_until(person, "from now.")
+        assert process.wait(timeout=60) == 0, shown
+    assert APP.client_secret not in shown
+    with started(environment, "login", "--no-browser") as again:
+        assert "You are logged in" in approve(upstox, printed_address(again)).text
+        assert again.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(
