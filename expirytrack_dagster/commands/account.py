@@ -12,6 +12,7 @@ import json
 import sys
 import webbrowser
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -214,5 +215,6 @@ def _approved(settings: Settings, manager: AuthManager, minutes: float) -> Acces
             f"{in_india(approval.lapses_at)}.\nUpstox sends the token to {approval.notifier_url}, which must lead to "
             f"{settings.notifier_url} on this machine."
         )
+        stands = (approval.lapses_at - datetime.now(tz=UTC)).total_seconds()
         with console.waiting("Waiting for your approval") as tell:
-            return receiver.wait(minutes * MINUTE, tell)
+            return receiver.wait(min(minutes * MINUTE, stands), tell)

@@ -33,6 +33,7 @@ from expirytrack_dagster.errors import (
     ConfigurationError,
     ExpiryTrackError,
     LoginFailed,
+    TokenRejected,
 )
 from expirytrack_dagster.security import audit
 from expirytrack_dagster.upstox.client import UpstoxClient
@@ -156,6 +157,7 @@ class AuthManager:
         app = self._app()
         issued = await self._api.exchange(app, code, self._settings.redirect_uri)
         now = self._now()
+        self._check_user(issued.user_id)
         return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
 
     async def refresh_token(self) -> Approval:
@@ -187,18 +189,21 @@ class AuthManager:
         if delivery.message_type != "access_token" or not is_token(delivery.access_token):
             raise AnswerNotBelieved("Something came that holds no token: it was ignored.")
         now = self._now()
-        if _moment(delivery.expires_at) <= now:
+        dies_at = _moment(delivery.expires_at)
+        if dies_at <= now:
             raise AnswerNotBelieved("A token came that is dead already: it was ignored.")
-        if self._proofs == MOST_PROOFS:
-            raise LoginFailed(
-                f"{MOST_PROOFS} tokens came that proved false: see who reaches the notifier webhook, then try again."
-            )
-        self._proofs += 1
         try:
-            dies_at = _moment(delivery.expires_at)
-            return await self._settle(delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at)
+            self._check_user(delivery.user_id)
+            self._proofs += 1
+            if self._proofs <= MOST_PROOFS:
+                return await self._settle(
+                    delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at
+                )
         except AuthenticationError as error:
             raise AnswerNotBelieved(f"A token came that proved false, and was ignored: {error}") from None
+        raise LoginFailed(
+            f"{MOST_PROOFS} tokens came that proved false: see who reaches the notifier webhook, then try again."
+        )
 
     async def accept_pasted(self, token: str) -> AccessToken:
         """Prove and store a token that the user copied.
@@ -227,6 +232,8 @@ class AuthManager:
             token = store.get(account)
             if token is not None and not token.is_dead(self._now()):
                 await self._api.revoke(token.secret)
+        except TokenRejected:
+            pass  # dead at Upstox already
         except ExpiryTrackError as error:
             reason = str(error)
         finally:
@@ -243,7 +250,6 @@ class AuthManager:
         self, token: str, user_id: str, now: datetime, app: App, *, way: str, latest: datetime | None = None
     ) -> AccessToken:
         """Prove a token that was issued now, then store it, and the app that got it."""
-        open_store(self._settings).check_user(self._settings.account, user_id)  # before a request is spent on it
         if not is_token(token):
             raise LoginFailed("Upstox sent something that is no token: run the login again.")
         if await self._user_of(token) != user_id:
@@ -252,6 +258,10 @@ class AuthManager:
         stored = self._keep(token, user_id, now, expires_at, way=way)
         remember_app(self._settings, app)
         return stored
+
+    def _check_user(self, user_id: str) -> None:
+        """Refuse a user who is not the one behind the account's name, before a request is spent on the token."""
+        open_store(self._settings).check_user(self._settings.account, user_id)
 
     def _keep(self, token: str, user_id: str, now: datetime, expires_at: datetime, *, way: str) -> AccessToken:
         account = self._settings.account

@@ -2,7 +2,7 @@
 
 Listening, who may speak, and what the sender gets to see belong here; what an answer is worth is for `auth.py` to say,
 whose method is called for each one. An answer that it does not believe gets a refusal, and the waiting goes on: whoever
-sends nonsense can neither end a login nor take part in it.
+sends nonsense, or half of it, can neither end a login nor take part in it.
 
 The server listens on the loopback address alone. A **callback** is the user's own browser's, so its `Host` has to be
 the one of the redirect address: a page of another site that leads its own name to this machine is refused. A
@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -102,7 +103,7 @@ class Receiver:
                 timeout_graceful_shutdown=_PATIENCE,
             )
         )
-        self._thread = threading.Thread(name="login")
+        self._thread: threading.Thread
 
     def __enter__(self) -> Self:
         """Begin to listen.
@@ -153,6 +154,8 @@ class Receiver:
             return self._reply("This login is over.", HTTPStatus.CONFLICT)
         try:
             token = await self._accept(request)
+        except ClientDisconnect:  # in the middle of a body; nobody is there to read an answer
+            return self._reply("", HTTPStatus.BAD_REQUEST)
         except AnswerNotBelieved as error:
             _LOG.warning("%s", error)
             return self._reply(str(error), HTTPStatus.BAD_REQUEST)

@@ -464,6 +464,22 @@ def test_proofs_are_not_given_away(place: Place) -> None:
     assert place.asked("profile") == MOST_PROOFS
 
 
+def test_half_a_delivery(place: Place) -> None:
+    """Who goes away in the middle of a body does not end the login, nor do many who lie about the user."""
+    with notification_receiver(place.settings, place.manager) as receiver:
+        port = urlsplit(place.settings.notifier_url).port or 0
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"POST /notify HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+        place.handle(place.callback())
+        for _ in range(MOST_PROOFS + 1):
+            body = json.dumps(place.delivery() | {"user_id": "XX9999"})
+            assert httpx.post(place.settings.notifier_url, content=body).status_code == 400
+        with pytest.raises(LoginFailed, match="No answer came"):
+            receiver.wait(0.01)
+        assert httpx.post(place.settings.notifier_url, json=place.delivery()).status_code == 200
+        assert receiver.wait(1).user_id == APP.user_id
+
+
 def test_the_webhook_tells_strangers_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever is wrong, the answer is the same two words; the person at the terminal is told which."""
     with notification_receiver(place.settings, place.manager) as receiver:
@@ -527,6 +543,14 @@ def test_logging_out_without_the_network(place: Place) -> None:
     assert "cannot be reached" in goodbye.not_revoked
     with pytest.raises(TokenMissing):
         get_valid_token(place.settings)
+
+
+def test_logging_out_what_upstox_ended(place: Place) -> None:
+    """A token that Upstox does not take any more needs no ending."""
+    token = place.handle(place.callback())
+    asyncio.run(LoginApi(place.settings).revoke(token.secret))
+    goodbye = asyncio.run(place.manager.logout())
+    assert (goodbye.forgotten, goodbye.not_revoked) == (True, None)
 
 
 def test_logging_out_a_dead_token(place: Place) -> None:
