@@ -176,7 +176,9 @@ class Backfill:
         report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
-            _raise_if_failed(report.error, report.exit_code)
+            raise AuthenticationError(
+                f"{report.error} What arrived of {symbol} {day} is kept: then run the same command again."
+            )
         if report.error:
             outcome.errors.append(f"{symbol} {day}: {report.error}")
 

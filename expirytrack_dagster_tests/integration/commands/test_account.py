@@ -430,7 +430,9 @@ def test_half_past_three_in_the_middle_of_a_collection(here: Callable[..., Ended
         open_store(settings).put("default", token, "SB0001", datetime.now(tz=UTC), daily_death(datetime.now(tz=UTC)))
         ended = here(*CELL, api_url=url, workers="1", max_retries="3")
         assert ended.code == 4
-        assert "UDAPI100050" in ended.err.splitlines()[-1]
+        (sentence,) = ended.err.splitlines()[-1:]
+        assert "UDAPI100050" in sentence
+        assert sentence.endswith("What arrived of NIFTY 2025-08-28 is kept: then run the same command again.")
         assert [entry.status for entry in upstox.requests()].count(401) == 1
         assert list((home / "staging").rglob("*.parquet"))
         with Warehouse(home / "expirytrack.duckdb").reading() as connection:
