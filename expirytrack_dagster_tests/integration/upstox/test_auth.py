@@ -327,6 +327,17 @@ def test_a_callback_from_another_host(place: Place, host: str) -> None:
         assert httpx.get(address).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_other_names_of_this_machine(place: Place, host: str) -> None:
+    """A redirect address may name this machine in any way; the browser's callback then bears that name."""
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    settings = load_settings(**{**place.settings.model_dump(), "redirect_uri": f"http://{host}:{free_port()}/callback"})
+    with listening(Place(place.upstox, settings)) as (receiver, address):
+        assert httpx.get(address).status_code == 200
+        assert receiver.wait(1).user_id == APP.user_id
+
+
 def test_other_paths_and_methods(place: Place) -> None:
     """Nothing but a GET of the one path is looked at."""
     with listening(place) as (receiver, address):
