@@ -286,6 +286,7 @@ def test_a_token_in_the_environment_is_pointed_out(here: Callable[..., Ended]) -
     ended = here("login", "--paste", stdin="pasted-token", access_token="environment-token")
     assert ended.code == 0
     assert "EXPIRYTRACK_ACCESS_TOKEN is set and goes before" in ended.err
+    assert "EXPIRYTRACK_ACCESS_TOKEN is set and goes on being used" in here("logout", api_url="http://127.0.0.1:9").err
 
 
 @pytest.mark.parametrize(
