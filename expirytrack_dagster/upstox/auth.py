@@ -19,7 +19,7 @@ Upstox has no refresh token: every way needs the user. Nothing here pretends oth
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ from expirytrack_dagster.upstox.tokens import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import httpx
 
@@ -118,6 +118,7 @@ class AuthManager:
         self._api = LoginApi(settings, transport)
         self._state: str | None = None
         self._proofs = 0
+        self._under_way = 0
 
     def initiate_auth(self) -> str:
         """Return the address at which the user logs in; a callback of an earlier one is not believed any more.
@@ -155,10 +156,11 @@ class AuthManager:
         if not (code := answer.get("code", "").strip()):
             raise LoginFailed("Upstox sent the browser back without a code: run the login again.")
         app = self._app()
-        issued = await self._api.exchange(app, code, self._settings.redirect_uri)
-        now = self._now()
-        self._check_user(issued.user_id)
-        return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
+        with self._settling():
+            issued = await self._api.exchange(app, code, self._settings.redirect_uri)
+            now = self._now()
+            self._check_user(issued.user_id)
+            return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
 
     async def refresh_token(self) -> Approval:
         """Ask Upstox to ask the user for a new token; it is delivered to `handle_notification`, if the user agrees.
@@ -196,9 +198,10 @@ class AuthManager:
             self._check_user(delivery.user_id)
             self._proofs += 1
             if self._proofs <= MOST_PROOFS:
-                return await self._settle(
-                    delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at
-                )
+                with self._settling():
+                    return await self._settle(
+                        delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at
+                    )
         except AuthenticationError as error:
             raise AnswerNotBelieved(f"A token came that proved false, and was ignored: {error}") from None
         raise LoginFailed(
@@ -245,6 +248,19 @@ class AuthManager:
     def get_valid_token(self) -> AccessToken:
         """Return the account's token, without asking the API; raises like `tokens.get_valid_token`."""
         return get_valid_token(self._settings, self._now())
+
+    @property
+    def is_settling(self) -> bool:
+        """Say whether an answer is being exchanged or proved: full limits can make that take half an hour."""
+        return self._under_way > 0
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def _settle(
         self, token: str, user_id: str, now: datetime, app: App, *, way: str, latest: datetime | None = None

@@ -63,6 +63,7 @@ class Receiver:
         accept: Turns an answer into a token; raises `AnswerNotBelieved` for one that changes nothing, and any other
             error for one that ends the login.
         reply: Makes the page of a sentence and a status.
+        is_settling: Says whether an answer is being looked into, whose end is worth waiting for.
 
     Raises:
         ConfigurationError: the address is none that this machine can listen at.
@@ -75,6 +76,7 @@ class Receiver:
         method: str,
         accept: Callable[[Request], Awaitable[AccessToken]],
         reply: Callable[[str, HTTPStatus], Response],
+        is_settling: Callable[[], bool],
     ) -> None:
         """Prepare; nothing listens yet."""
         parts = urlsplit(url)
@@ -87,6 +89,7 @@ class Receiver:
         self._address = ("127.0.0.1" if parts.hostname == "localhost" else str(parts.hostname), parts.port or 80)
         self._accept = accept
         self._reply = reply
+        self._is_settling = is_settling
         self._outcome: Future[AccessToken] = Future()
         app = Starlette(routes=[Route(parts.path or "/", self._answer, methods=[method])])
         app.router.redirect_slashes = False
@@ -133,7 +136,7 @@ class Receiver:
         """Return the token.
 
         Args:
-            seconds: How long to wait.
+            seconds: How long to wait for an answer; one that has come is waited for to its end.
             tell: Called about twice a second with the seconds left.
 
         Raises:
@@ -141,10 +144,10 @@ class Receiver:
             ExpiryTrackError: the login failed.
         """
         left = seconds
-        while left > 0:
-            tell(left)
+        while left > 0 or self._is_settling():
+            tell(max(left, 0.0))
             try:
-                return self._outcome.result(min(_TICK, left))  # short, so that Ctrl-C is heard on every system
+                return self._outcome.result(min(_TICK, max(left, 0.01)))  # short, so that Ctrl-C is heard everywhere
             except NotYet:
                 left -= _TICK
         raise LoginFailed(f"No answer came within {seconds / 60:.0f} minutes: run the login again.")
@@ -181,7 +184,7 @@ def callback_receiver(settings: Settings, manager: AuthManager) -> Receiver:
             parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         )
 
-    return Receiver(settings.redirect_uri, "redirect_uri", "GET", accept, _page)
+    return Receiver(settings.redirect_uri, "redirect_uri", "GET", accept, _page, lambda: manager.is_settling)
 
 
 def notification_receiver(settings: Settings, manager: AuthManager) -> Receiver:
@@ -195,7 +198,7 @@ def notification_receiver(settings: Settings, manager: AuthManager) -> Receiver:
                 raise AnswerNotBelieved("Something came that is far too long for a token: it was ignored.")
         return await manager.handle_notification(bytes(body))
 
-    return Receiver(settings.notifier_url, "notifier_url", "POST", accept, _receipt)
+    return Receiver(settings.notifier_url, "notifier_url", "POST", accept, _receipt, lambda: manager.is_settling)
 
 
 def _is_near(request: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -308,6 +309,21 @@ def test_the_browser_gets_a_page(place: Place) -> None:
         assert "You are logged in" in page.text
         assert receiver.wait(1).user_id == APP.user_id
         assert httpx.get(address).status_code == 409
+
+
+def test_an_answer_at_the_last_moment(place: Place) -> None:
+    """One that came in time is waited for, although its exchange and its proof take longer."""
+    with listening(place) as (receiver, address), ThreadPoolExecutor() as browser:
+        place.upstox.switch(delay_after=(1.0, 1.0))
+        try:
+            page = browser.submit(httpx.get, address, timeout=30)
+            while not place.manager.is_settling:
+                assert not page.done()
+            assert receiver.wait(0.01).user_id == APP.user_id
+        finally:
+            place.upstox.switch(delay_after=(0.0, 0.0))
+        assert page.result().status_code == 200
+    assert not place.manager.is_settling
 
 
 @pytest.mark.parametrize(
