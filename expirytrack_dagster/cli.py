@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(plan)
 app.add_typer(quarantine, name="quarantine")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -116,7 +118,7 @@ def collect(
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress)
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
         try:
             outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
         except KeyboardInterrupt:

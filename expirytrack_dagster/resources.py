@@ -6,6 +6,7 @@ would show it. Only wiring belongs here: what the wired things do is in `upstox/
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -30,6 +31,10 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
     def settings(self) -> Settings:
         """Return the settings of this process."""
         return load_settings()
+
+    def now(self) -> datetime:
+        """Return the time (UTC) by which is decided what is due; tests put their own clock here."""
+        return datetime.now(tz=UTC)
 
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
@@ -67,15 +72,18 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
     duckdb: DuckDBResource
     lock_timeout: float = 60.0
 
-    def open(self) -> Warehouse:
-        """Return the warehouse; its connections are open only for the moment of a read or a write."""
+    def open(self, patience: float | None = None) -> Warehouse:
+        """Return the warehouse; its connections are open only for the moment of a read or a write.
+
+        `patience` are the seconds to wait for whoever has the archive open, instead of `lock_timeout`.
+        """
         from pathlib import Path
 
         from expirytrack_dagster.warehouse.connection import Warehouse
 
         return Warehouse(
             Path(self.duckdb.database),
-            lock_timeout=self.lock_timeout,
+            lock_timeout=self.lock_timeout if patience is None else patience,
             settings=self.duckdb.connection_config,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expirytrack_dagster.collect.cell import UNPROVEN
+from expirytrack_dagster.collect.questions import UNPROVEN
 from expirytrack_dagster.collect.proof import dead_wings
 from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.errors import RequestRefused, ServerError, TokenRejected
