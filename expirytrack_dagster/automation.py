@@ -49,7 +49,7 @@ def obstacle(upstox: UpstoxResource) -> str | None:
     refused = ledger.refused_at()
     if refused is not None:
         until = datetime.fromtimestamp(refused, UTC) + _REST
-        if datetime.now(tz=UTC) < until:
+        if upstox.now() < until:
             return (
                 "Upstox refused the token or the plan at its last request: log in again, or wait until "
                 f"{until.astimezone(IST):%H:%M} IST for the next try."

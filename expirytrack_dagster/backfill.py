@@ -178,7 +178,7 @@ class Backfill:
         return sorted(day for day in asked if oldest is None or day >= oldest)
 
     def _look(self) -> Outlook:
-        return outlook(self._settings, self._archive, datetime.now(tz=UTC))
+        return outlook(self._settings, self._archive, self._ledger, datetime.now(tz=UTC))
 
     def _is_stale(self, symbol: str, expiries: Sequence[date]) -> bool:
         """Say whether discovery is due: a wanted date is unknown, or all are wanted and the list is old."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
@@ -30,7 +30,6 @@ from expirytrack_dagster.collect.staging import peek
 from expirytrack_dagster.collect.states import SEALED, State
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.upstox.tokens import token_state
 from expirytrack_dagster.warehouse import reader
 
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.collect.due import Cell
     from expirytrack_dagster.collect.staging import CellStaging
     from expirytrack_dagster.settings import Settings
+    from expirytrack_dagster.upstox.ledger import RequestLedger
     from expirytrack_dagster.warehouse.connection import Warehouse
 
 TOKEN_DIES = time(3, 30, tzinfo=IST)
@@ -54,6 +54,7 @@ class Outlook:
 
     settings: Settings
     archive: Warehouse
+    ledger: RequestLedger
     now: datetime
     cells: list[Cell]
 
@@ -88,7 +89,7 @@ class Outlook:
         """Return what each of these cells will cost, in their order."""
         known = _experience(self.archive)
         asked = _questions(self.settings, self.archive, cells)
-        bytes_a_row = open_ledger(self.settings).bytes_a_row() or BYTES_A_ROW
+        bytes_a_row = self.ledger.bytes_a_row() or BYTES_A_ROW
         share = self.settings.proof_share
         return [
             of_cell(
@@ -103,12 +104,11 @@ class Outlook:
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
         """Say what these cells cost and when they are done, if they are begun now and nothing else is asked."""
-        ledger = open_ledger(self.settings)
-        forecast = ledger.forecast(ledger.scope_of("candles"))
+        forecast = self.ledger.forecast(self.ledger.scope_of("candles"))
         return scheduled(self.costs(cells), forecast, self.now, token_dies(self.settings, self.now))
 
 
-def outlook(settings: Settings, archive: Warehouse, now: datetime) -> Outlook:
+def outlook(settings: Settings, archive: Warehouse, ledger: RequestLedger, now: datetime) -> Outlook:
     """Look at the archive and at what the API has listed; one short read of each.
 
     Raises:
@@ -116,7 +116,7 @@ def outlook(settings: Settings, archive: Warehouse, now: datetime) -> Outlook:
         StorageError, StateLocked: the archive or the state database cannot be read.
     """
     cells = due.survey(reader.cells(archive), listings(StateDatabase(settings.state)))
-    return Outlook(settings, archive, now, cells)
+    return Outlook(settings, archive, ledger, now, cells)
 
 
 def since(settings: Settings, now: datetime) -> date | None:
@@ -161,10 +161,11 @@ def _questions(settings: Settings, archive: Warehouse, cells: Sequence[Cell]) ->
         return {}
     frame = reader.open_contracts(archive, listed)
     frame["expiry"] = pd.to_datetime(frame["expiry"]).dt.date
-    return {
-        (name, day): _of_known(contracts, settings.staging / name / day.isoformat(), settings.proof_share)
-        for (name, day), contracts in frame.groupby(["underlying", "expiry"])
-    }
+    found = {}
+    for key, contracts in frame.groupby(["underlying", "expiry"]):
+        name, day = cast("tuple[str, date]", key)
+        found[name, day] = _of_known(contracts, settings.staging / name / day.isoformat(), settings.proof_share)
+    return found
 
 
 def _of_known(contracts: pd.DataFrame, staging: Path, share: float) -> Questions:

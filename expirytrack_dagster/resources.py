@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.client import UpstoxClient
+    from expirytrack_dagster.upstox.clock import Clock
     from expirytrack_dagster.upstox.ledger import RequestLedger
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -32,9 +33,14 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """Return the settings of this process."""
         return load_settings()
 
+    def clock(self) -> Clock | None:
+        """Return whose time is meant everywhere below, None for the system's; tests put their own clock here."""
+        return None
+
     def now(self) -> datetime:
-        """Return the time (UTC) by which is decided what is due; tests put their own clock here."""
-        return datetime.now(tz=UTC)
+        """Return the time (UTC) by which is decided what is due."""
+        clock = self.clock()
+        return datetime.now(tz=UTC) if clock is None else datetime.fromtimestamp(clock.now(), UTC)
 
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
@@ -46,7 +52,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """Return the ledger through which every request of the account passes."""
         from expirytrack_dagster.upstox.ledger import open_ledger
 
-        return open_ledger(self.settings())
+        return open_ledger(self.settings(), self.clock())
 
     def client(self, run_id: str, *, fresh: bool = False) -> UpstoxClient:
         """Return a client whose requests are booked on this run; use it as an async context manager.
@@ -55,7 +61,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """
         from expirytrack_dagster.upstox.client import UpstoxClient
 
-        return UpstoxClient(self.settings(), self.ledger(), run_id=run_id, fresh=fresh)
+        return UpstoxClient(self.settings(), self.ledger(), clock=self.clock(), run_id=run_id, fresh=fresh)
 
     def forget_answers(self, *instrument_keys: str) -> None:
         """Drop kept answers about these instruments, so that the next run asks the API again."""

@@ -56,7 +56,7 @@ def refresh(
         return dg.SkipReason(reason)
     now = upstox.now()
     try:
-        look = outlook(upstox.settings(), warehouse.open(PATIENCE), now)
+        look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now)
     except (DatabaseLocked, StateLocked) as error:
         return dg.SkipReason(f"The archive is busy, run 'expirytrack collect' or wait for tomorrow: {error}")
     stuck = [cell for cell in look.missing() if cell.waits_for_the_api]

@@ -77,6 +77,12 @@ def build_sensors(*, automatic: bool) -> list[dg.SensorDefinition]:
             description="Records as the check access_token of coverage that the token is about to die, has died or is "
             "good again; once for each change.",
         )(token_life),
+        dg.AutomationConditionSensorDefinition(
+            "derivations",
+            target=dg.AssetSelection.all(),
+            default_status=status,
+            description="Derives anew what is computed from the archive alone, when the archive has changed.",
+        ),
     ]
 
 
@@ -89,7 +95,7 @@ def _chosen(
 
     now = upstox.now()
     tracked = {underlying.symbol for underlying in tracking.tracked(upstox.state())}
-    look = outlook(upstox.settings(), warehouse.open(PATIENCE), now)
+    look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now)
     due = [cell for cell in look.missing(tracked) if cell.is_due]
     if not due:
         return dg.SkipReason("Nothing is due: every cell that Upstox lists is complete, or waits for the refresh.")

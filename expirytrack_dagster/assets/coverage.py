@@ -13,12 +13,9 @@ from expirytrack_dagster.checks.results import failing_table
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
-QUARTER = dg.AutomationCondition.cron_tick_passed("*/15 * * * *", "Asia/Kolkata")
-NEWS = (
-    dg.AutomationCondition.any_deps_updated().since_last_handled()
-    & QUARTER.since_last_handled()
-    & ~dg.AutomationCondition.in_progress()
-)
+_QUARTER: dg.AutomationCondition[dg.AssetKey] = dg.AutomationCondition.cron_tick_passed("*/15 * * * *", "Asia/Kolkata")
+_CELLS: dg.AutomationCondition[dg.AssetKey] = dg.AutomationCondition.any_deps_updated()
+NEWS = _CELLS.since_last_handled() & _QUARTER.since_last_handled() & ~dg.AutomationCondition.in_progress()
 """These are pure derivations of the archive: counted again when a cell came in, at most every quarter of an hour."""
 
 SHOWN = 50
@@ -41,7 +38,7 @@ def coverage(upstox: UpstoxResource, warehouse: WarehouseResource) -> dg.Materia
     from expirytrack_dagster.planning import outlook
 
     with readable_failures():
-        found = overview(outlook(upstox.settings(), warehouse.open(), upstox.now()).cells)
+        found = overview(outlook(upstox.settings(), warehouse.open(), upstox.ledger(), upstox.now()).cells)
     return dg.MaterializeResult(metadata={**found.numbers, "by_underlying": failing_table(found.table)})
 
 
@@ -61,7 +58,7 @@ def collection_plan(upstox: UpstoxResource, warehouse: WarehouseResource) -> dg.
     from expirytrack_dagster.planning import outlook
 
     with readable_failures():
-        look = outlook(upstox.settings(), warehouse.open(), upstox.now())
+        look = outlook(upstox.settings(), warehouse.open(), upstox.ledger(), upstox.now())
         plan = look.plan(look.missing())
     return dg.MaterializeResult(
         metadata={

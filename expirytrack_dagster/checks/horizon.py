@@ -26,7 +26,7 @@ def leaving_soon(upstox: UpstoxResource, warehouse: WarehouseResource) -> dg.Ass
     from expirytrack_dagster.planning import outlook
 
     with readable_failures():
-        look = outlook(upstox.settings(), warehouse.open(), upstox.now())
+        look = outlook(upstox.settings(), warehouse.open(), upstox.ledger(), upstox.now())
     leaving = about_to_leave(look.cells, look.today, look.warning)
     tell(leaving, NOTIFIERS)
     metadata: dict[str, dg.MetadataValue | int] = {"cells_leaving_incomplete": len(leaving)}

@@ -233,8 +233,8 @@ def warning(plan: Plan) -> str | None:
     dies, done = (moment.astimezone(IST) for moment in (plan.token_dies, plan.finish))
     return (
         f"About {plan.requests:,} requests are needed and {plan.until_token_dies:,} can leave before the token dies at "
-        f"{dies:%H:%M} IST: {len(plan.tonight):,} of {len(plan.cells):,} cells will be complete by then, all not before "
-        f"{done:%d %B %H:%M} IST. Log in again tomorrow and run the same command: it goes on where it stopped."
+        f"{dies:%H:%M} IST: {len(plan.tonight):,} of {len(plan.cells):,} cells will be complete by then, the last not "
+        f"before {done:%d %B %H:%M} IST. Log in again tomorrow and run the same command: it goes on where it stopped."
     )
 
 

@@ -32,6 +32,7 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.errors import ConfigurationError
     from expirytrack_dagster.planning import outlook
     from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.upstox.ledger import open_ledger
     from expirytrack_dagster.warehouse.connection import Warehouse
 
     settings = load_settings()
@@ -40,7 +41,7 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")
     archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
-    look = outlook(settings, archive, datetime.now(tz=UTC))
+    look = outlook(settings, archive, open_ledger(settings), datetime.now(tz=UTC))
     made = look.plan(look.missing(symbols))
     unlisted = sorted(set(symbols) - {cell.underlying for cell in look.cells})
     if as_json:

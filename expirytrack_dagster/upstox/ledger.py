@@ -355,12 +355,16 @@ class RequestLedger:
             yield self._bucket.seconds_to_token(paced_until, now), f"{self._limits[0]} is paced"
 
 
-def open_ledger(settings: Settings) -> RequestLedger:
-    """Return the ledger that the settings describe: the one way in which the program builds it."""
+def open_ledger(settings: Settings, clock: Clock | None = None) -> RequestLedger:
+    """Return the ledger that the settings describe: the one way in which the program builds it.
+
+    `clock` is the system's unless a test brings its own.
+    """
     # Processes take turns at this database many times a second: to wait for less than that would fail in ordinary work.
     return RequestLedger(
         StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
+        clock=clock,
         scope_of=family_scope if settings.rate_scope == "family" else account_scope,
         burst=settings.rate_burst,
         breaker=Breaker(settings.breaker_failures, settings.breaker_pause),
