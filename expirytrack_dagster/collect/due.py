@@ -104,10 +104,10 @@ def survey(cells: pd.DataFrame, known: Sequence[Listing]) -> list[Cell]:
 def ordered(cells: Iterable[Cell], today: date, warning: timedelta) -> list[Cell]:
     """Put cells in the order in which they are collected: what leaves the list soon by its day, then newest first."""
 
-    def rank(cell: Cell) -> tuple[bool, int, str]:
+    def rank(cell: Cell) -> tuple[bool, int, str, date]:
         leaving = cell.is_leaving(today, warning)
         day = cell.leaves.toordinal() if leaving and cell.leaves else -cell.expiry.toordinal()
-        return not leaving, day, cell.underlying
+        return not leaving, day, cell.underlying, cell.expiry
 
     return sorted(cells, key=rank)
 
