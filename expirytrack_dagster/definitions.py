@@ -22,7 +22,7 @@ from expirytrack_dagster.settings import load_settings
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.

@@ -1,4 +1,4 @@
-"""What happens at fixed times, by the clock of India: discovery of new expiries, and another look at stuck cells.
+"""What happens at fixed times, by the clock of India: discovery, another look at stuck cells, and the nightly backup.
 
 As in `sensors.py`, nothing is asked here and the archive is read for a moment only.
 """
@@ -9,12 +9,22 @@ import dagster as dg
 
 from expirytrack_dagster.automation import obstacle, run_tags
 from expirytrack_dagster.errors import DatabaseLocked, StateLocked
-from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
+from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 from expirytrack_dagster.sensors import PATIENCE
 
 DISCOVERY, REFRESH = "discovery", "refresh"
+
+nightly_backup = dg.ScheduleDefinition(
+    name="nightly_backup",
+    job=backup,
+    # Tokens die at 03:30: a collection of the night has ended, and none of the day has begun.
+    cron_schedule="10 4 * * *",
+    execution_timezone="Asia/Kolkata",
+    description="A sealed backup every night; keep the recovery key (`expirytrack backup --show-key`) elsewhere. It is "
+    "switched on in the UI, never by being installed.",
+)
 
 LIST_AGE = timedelta(hours=6)
 """A list of expiries is asked for again when it is older. The token dies at night and comes back whenever its owner
@@ -56,7 +66,7 @@ def refresh(
         return dg.SkipReason(reason)
     now = upstox.now()
     try:
-        look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now)
+        look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now, sealed=False)
     except (DatabaseLocked, StateLocked) as error:
         return dg.SkipReason(f"The archive is busy, run 'expirytrack collect' or wait for tomorrow: {error}")
     stuck = [cell for cell in look.missing() if cell.waits_for_the_api]
@@ -93,4 +103,5 @@ def build_schedules(*, automatic: bool) -> list[dg.ScheduleDefinition]:
             default_status=status,
             description="Asks once a day for the contracts that Upstox refused or could not give in full.",
         )(refresh),
+        nightly_backup,
     ]

@@ -95,7 +95,7 @@ def _chosen(
 
     now = upstox.now()
     tracked = {underlying.symbol for underlying in tracking.tracked(upstox.state())}
-    look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now)
+    look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now, sealed=False)
     due = [cell for cell in look.missing(tracked) if cell.is_due]
     if not due:
         return dg.SkipReason("Nothing is due: every cell that Upstox lists is complete, or waits for the refresh.")

@@ -109,6 +109,35 @@ GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
 
+# Only cells that are not sealed: of a large archive a few, and a tick of a sensor has no time to count all contracts.
+_UNSEALED = """
+WITH unsealed AS (SELECT underlying, expiry FROM expiries ANTI JOIN cell_seals USING (underlying, expiry)),
+counted AS (
+    SELECT
+        underlying,
+        expiry,
+        count(*) AS contracts,
+        count(*) FILTER (status = 'complete') AS complete,
+        count(*) FILTER (status = 'empty_proven') AS empty_proven,
+        count(*) FILTER (status = 'partial') AS partial,
+        count(*) FILTER (status = 'refused') AS refused
+    FROM contracts SEMI JOIN unsealed USING (underlying, expiry)
+    LEFT JOIN contract_status USING (underlying, expiry, instrument_key)
+    GROUP BY underlying, expiry
+)
+SELECT
+    underlying,
+    expiry,
+    coalesce(contracts, 0) AS contracts,
+    coalesce(complete, 0) AS complete,
+    coalesce(empty_proven, 0) AS empty_proven,
+    coalesce(partial, 0) AS partial,
+    coalesce(refused, 0) AS refused,
+    false AS sealed
+FROM unsealed LEFT JOIN counted USING (underlying, expiry)
+ORDER BY underlying, expiry
+"""
+
 _OPEN_CONTRACTS = """
 SELECT underlying, expiry, instrument_key, instrument_type, strike_price, status
 FROM contracts
@@ -241,6 +270,11 @@ def cells(warehouse: Warehouse) -> pd.DataFrame:
     asked what they hold, and every contract of the answer, if any, is complete or proven empty.
     """
     return _frame(warehouse, _CELLS, {})
+
+
+def unsealed(warehouse: Warehouse) -> pd.DataFrame:
+    """Return one row for each listed cell without a seal: the counts of `cells` that say what is left to do."""
+    return _frame(warehouse, _UNSEALED, {})
 
 
 def open_contracts(warehouse: Warehouse, cells: Sequence[tuple[str, date]]) -> pd.DataFrame:
