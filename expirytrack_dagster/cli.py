@@ -21,6 +21,7 @@ from expirytrack_dagster.commands.account import login, logout, say_token, token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
@@ -47,6 +48,7 @@ app.command()(verify)
 app.command()(backup)
 app.command()(restore)
 app.command()(plan)
+app.command()(job)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 

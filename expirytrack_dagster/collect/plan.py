@@ -157,15 +157,16 @@ def of_cell(
 
     Args:
         cell: as it stands.
-        asked: the collector's questions, None while the cell's list is not known.
+        asked: the collector's questions; None where its list is not known, or was not looked at.
         experience: with cells of the same underlying, or with all where there are none.
         share: of all contracts that are compared beyond need, as in the settings.
         bytes_a_row: size of a candle on its way.
     """
     if asked is None:
-        contracts = round(experience.contracts_a_cell)
+        contracts = cell.contracts - cell.final if cell.contracts else round(experience.contracts_a_cell)
         each = 1 + experience.unforeseen(share)
-        requests, basis = LIST_REQUESTS + round(contracts * each + compared(contracts, share)), experience.basis
+        requests, basis = round(contracts * each + compared(contracts, share)), experience.basis
+        requests += 0 if cell.contracts else LIST_REQUESTS
         rows = contracts * experience.rows_a_contract
     else:
         contracts, requests = len(asked.keys), of_questions(asked, experience, share)
