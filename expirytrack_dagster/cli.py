@@ -21,6 +21,8 @@ from expirytrack_dagster.commands.account import login, logout, say_token, token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.job import job
+from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -45,6 +47,8 @@ app.command()(token)
 app.command()(verify)
 app.command()(backup)
 app.command()(restore)
+app.command()(plan)
+app.command()(job)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 
@@ -128,7 +132,7 @@ def collect(
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress)
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
         try:
             outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
         except KeyboardInterrupt:
