@@ -89,7 +89,8 @@ def order_key(frame: pd.DataFrame) -> NDArray[np.int64]:
         return time
     span = int(time.max()) - int(time.min()) + 1
     if span * len(keys.categories) < _LARGEST:
-        return contract * np.int64(span) + (time - time.min())
+        key: NDArray[np.int64] = contract * np.int64(span) + (time - time.min())
+        return key
     time, distinct = pd.factorize(time, sort=True)
     return contract * np.int64(len(distinct)) + time
 
