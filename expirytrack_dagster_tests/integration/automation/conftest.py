@@ -126,17 +126,11 @@ class Machine:
 
     def sensor(self, name: str) -> dg.SkipReason | int:
         """Evaluate a sensor now and run what it requests; return how many runs, or why none."""
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            instance_ref=self.instance.get_ref(),
-            cursor=self.cursors.get(name),
-            resources=self.resources,
-            repository_def=self.defs.get_repository_def(),
-        )
-        with context:
-            tick = self.defs.resolve_sensor_def(name).evaluate_tick(context)
-        self.cursors[name] = tick.cursor
-        return self._run(tick)
+        return self._run(self._tick(name))
+
+    def sensor_events(self, name: str) -> list[Any]:
+        """Evaluate a sensor now and return the events that it reports."""
+        return list(self._tick(name).asset_events)
 
     def sensor_until_idle(self, name: str) -> dg.SkipReason:
         """Evaluate a sensor again and again until it skips, and return why."""
@@ -151,6 +145,19 @@ class Machine:
         """Return the archive's answer to a query."""
         with Warehouse(self.settings.database).reading() as connection:
             return connection.execute(sql).fetchall()
+
+    def _tick(self, name: str) -> Any:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursors.get(name),
+            resources=self.resources,
+            repository_def=self.defs.get_repository_def(),
+        )
+        with context:
+            tick = self.defs.resolve_sensor_def(name).evaluate_tick(context)
+        self.cursors[name] = tick.cursor
+        return tick
 
     def _run(self, tick: Any) -> dg.SkipReason | int:
         requests = [request for request in tick.run_requests or [] if request.run_key not in self.used_keys]
