@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -180,24 +181,21 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]:
     """Return a function that sets up a machine with some tracked underlyings at a moment."""
-    opened = []
+    opened = ExitStack()
 
     def start(moment: datetime, symbols: list[str], token: str, market: SyntheticMarket | None = None) -> Machine:
         CLOCK.seconds = moment.timestamp()
-        sandbox = running(market or RollingMarket(strikes=1, days=1), limits=())
-        upstox = sandbox.__enter__()
-        opened.append(sandbox)
+        upstox = opened.enter_context(running(market or RollingMarket(strikes=1, days=1), limits=()))
         monkeypatch.setenv("EXPIRYTRACK_API_URL", upstox.url)
         monkeypatch.setenv("EXPIRYTRACK_ACCESS_TOKEN", token)
         monkeypatch.setenv("EXPIRYTRACK_WORKERS", "1")
         settings = load_settings()
-        instance = open_instance(settings)
-        opened.append(instance)
-        ready = Machine(settings, instance.__enter__(), upstox, build_defs(upstox=NightUpstox()))
+        ready = Machine(
+            settings, opened.enter_context(open_instance(settings)), upstox, build_defs(upstox=NightUpstox())
+        )
         for symbol in symbols:
             track(settings, ready.instance, symbol)
         return ready
 
-    yield start
-    for context in reversed(opened):
-        context.__exit__(None, None, None)
+    with opened:
+        yield start
