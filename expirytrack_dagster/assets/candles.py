@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
+from expirytrack_dagster.assets.common import OWNERS, POOL, CollectConfig, column_schema
 from expirytrack_dagster.checks.results import check_result, picture
 from expirytrack_dagster.checks.specs import candles_checks
 from expirytrack_dagster.errors import UnfitData
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     check_specs=candles_checks,
     io_manager_key="archive",
+    pool=POOL,
     group_name="archive",
     kinds={"upstox", "pandera", "duckdb"},
     owners=OWNERS,

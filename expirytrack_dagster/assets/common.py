@@ -7,6 +7,8 @@ import dagster as dg
 from expirytrack_dagster.quality.catalogue import Table, column_descriptions
 
 OWNERS = ["team:expirytrack"]
+POOL = "upstox"
+"""What asks for cells; dagster.yaml says how many runs of it go at once. Discovery is one request, and goes first."""
 
 
 class CollectConfig(dg.Config):
