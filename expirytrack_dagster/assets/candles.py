@@ -87,13 +87,13 @@ def candles(
         yield dg.Output(
             StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
             metadata={
+                "validation_report": dg.MetadataValue.md(report.as_markdown()),
+                **({"coverage": picture(image, "coverage")} if image else {}),
                 **verdict.numbers,
                 **coverage.counts,
-                **({"coverage": picture(image, "coverage")} if image else {}),
-                "validation_report": dg.MetadataValue.md(report.as_markdown()),
-                "report_file": dg.MetadataValue.path(saved),
                 "requests": upstox.ledger().spent(context.run.run_id),
                 "seconds": round(time.monotonic() - started, 3),
+                "report_file": dg.MetadataValue.path(saved),
             },
         )
 
