@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-PATIENCE = 90.0
+PATIENCE = 120.0
 OVER = {"SUCCESS", "FAILURE", "CANCELED"}
 
 LAUNCH_RUN = """
@@ -136,7 +136,7 @@ class Ui:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, "the daemon or the run did not get on"
-            time.sleep(0.2)
+            time.sleep(0.4)
 
     def family(self) -> list[psutil.Process]:
         """Return every process that this UI has started, itself first."""

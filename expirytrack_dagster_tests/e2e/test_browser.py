@@ -38,7 +38,7 @@ CELL = ("2025-08-21", "NIFTY")
 MISSING = ("2025-08-12", "2025-08-14", "2025-08-19", CELL[0])
 RESUMED = ("2025-08-07", "NIFTY")
 JOB = f"/locations/{LOCATION}/jobs/historical_data_fetch"
-PATIENCE = 20_000
+PATIENCE = 60_000
 FLAGS = [
     "--no-sandbox",  # tests run as root in containers
     "--disable-gpu",
@@ -76,7 +76,7 @@ def page(ui: Ui) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(
-            base_url=ui.url, viewport={"width": 1440, "height": 860}, timezone_id="Asia/Kolkata", locale="en-GB"
+            base_url=ui.url, viewport={"width": 1680, "height": 900}, timezone_id="Asia/Kolkata", locale="en-GB"
         )
         context.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
@@ -251,12 +251,14 @@ def test_a_terminated_run_goes_on_where_it_stopped(
     so_far = len(upstox.requests())
     page.goto(f"/runs/{run_id}")
     expect(page.get_by_text("Canceled").first).to_be_visible()
-    picture("terminated")
     page.get_by_role("button", name=re.compile("^Re-execute")).click()
     ui.wait(lambda: launched_run(ui, RESUMED) != run_id)
     resumed = launched_run(ui, RESUMED)
     ui.wait(lambda: ui.status(resumed) in OVER)
     assert ui.status(resumed) == "SUCCESS"
+    page.goto("/runs")
+    expect(page.get_by_text("Canceled").first).to_be_visible()
+    picture("resumed")
     again = asked(upstox, so_far)
     assert again
     assert arrived.isdisjoint(again), sorted(arrived & set(again))
