@@ -20,7 +20,7 @@ e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile expirytrack_dagster_tests/e2e
 
 images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
-	EXPIRYTRACK_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
+	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
 
 lint: $(VENV)/ready  ## Style, types, and the direction of imports.
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The UI as a person meets it: Chromium clicks through discovery, a cell, a backfill, lineage, checks and a resumption.
 
-The tests of this file follow one another like an afternoon at the screen, on one home. With EXPIRYTRACK_IMAGES set to
+The tests of this file follow one another like an afternoon at the screen, on one home. With UI_IMAGES set to
 a folder, pictures of the pages are kept there: `make images` renews those of the documentation.
 """
 
@@ -87,7 +87,7 @@ def page(ui: Ui) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def picture(page: Page) -> Callable[[str], None]:
     """Return a function that keeps a picture of the page under a name, where pictures are wanted."""
-    folder = os.environ.get("EXPIRYTRACK_IMAGES")  # read before each test's environment is cleaned
+    folder = os.environ.get("UI_IMAGES")  # read before each test's environment is cleaned
 
     def keep(name: str) -> None:
         if folder:
