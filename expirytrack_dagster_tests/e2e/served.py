@@ -107,14 +107,14 @@ class Ui:
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return str(launched["backfillId"])
 
-    def ended(self, backfill: str) -> dict[str, Any]:
+    def ended(self, backfill: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Return a backfill, with its runs, when the daemon calls it ended."""
 
         def look() -> dict[str, Any]:
             found: dict[str, Any] = self.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]
             return found
 
-        self.wait(lambda: look()["status"] not in {"REQUESTED", "CANCELING", "FAILING"})
+        self.wait(lambda: look()["status"] not in {"REQUESTED", "CANCELING", "FAILING"}, seconds)
         return look()
 
     def status(self, run_id: str) -> str:
