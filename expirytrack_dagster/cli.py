@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.job import job
+from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -36,8 +41,16 @@ app = typer.Typer(
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
 app.command()(sandbox)
+app.command()(login)
+app.command()(logout)
+app.command()(token)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
+app.command()(plan)
+app.command()(job)
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(audit, name="audit")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
@@ -75,12 +88,14 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     from expirytrack_dagster.console import say
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.security.audit import record
     from expirytrack_dagster.state import StateDatabase
 
     settings = load_settings()
     symbol = tracking.check_symbol(symbol)
     if not tracking.untrack(StateDatabase(settings.state), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
+    record(settings, "untrack", symbol=symbol)
     with open_instance(settings) as instance:
         remove_underlying(instance, symbol)
     say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
@@ -113,10 +128,11 @@ def collect(
     wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
+    warn_of_token(settings)
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress)
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
         try:
             outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
         except KeyboardInterrupt:
@@ -137,6 +153,7 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
+    from expirytrack_dagster.upstox.tokens import token_state
     from expirytrack_dagster.warehouse import reader
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -149,6 +166,7 @@ def status(*, as_json: JsonOption = False) -> None:
     if as_json:
         report = {
             "home": str(settings.home),
+            "token": token_report(token_state(settings)),
             "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
             "cells": _records(cells),
             "budget": [
@@ -180,6 +198,7 @@ def status(*, as_json: JsonOption = False) -> None:
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
+    say_token(settings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
     for scope, budget in budgets.items():
         of = f" ({scope})" if len(budgets) > 1 else ""
