@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 OVER = {"SUCCESS", "FAILURE", "CANCELED"}
 
 LAUNCH_RUN = """
