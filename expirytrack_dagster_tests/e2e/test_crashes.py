@@ -1,4 +1,4 @@
-"""Runs whose process ends without a word: found, failed, and taken up again where they stopped, by nobody's hand."""
+"""Runs that end before their time, cancelled or without a word: nothing stays taken, and nothing is asked again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import time
 from contextlib import closing
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import psutil
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 MARKET = SyntheticMarket(strikes=8, days=1, today=date(2025, 9, 1))
 CELLS = ["2025-08-07|NIFTY", "2025-08-14|NIFTY", "2025-08-21|NIFTY"]
+BACKFILLED = ["2025-07-24|NIFTY", "2025-07-31|NIFTY"]
+CANCEL = """
+mutation ($id: String!) {
+  cancelPartitionBackfill(backfillId: $id) { __typename ... on PythonError { message } }
+}"""
 ASSETS = ["contracts", "candles"]
 JOB = "historical_data_fetch"
 SLOW, FAST = (0.8, 1.0), (0.0, 0.0)
@@ -63,7 +68,7 @@ def slow(upstox: Running) -> None:
 
 def worker_of(home: Path, run_id: str) -> psutil.Process:
     """Return the process whose requests are booked on a run, once ten of them are answered."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with closing(sqlite3.connect(home / "state.sqlite")) as state:
             rows = state.execute(
@@ -84,9 +89,15 @@ def asked_twice(upstox: Running, cell: str) -> int:
     return len(own) - len(set(own))
 
 
+def partitions_of(run: dict[str, Any]) -> set[str]:
+    """Return the cells of a run: a backfill's run has a range, of one."""
+    names = ("dagster/partition", "dagster/asset_partition_range_start")
+    return {run["tags"][name] for name in names if name in run["tags"]}
+
+
 def the_rest(ui: Ui, cell: str, first: str) -> list[tuple[str, str]]:
     """Return run id and status of every other run of the cell, oldest first."""
-    runs = [run for run in reversed(ui.runs()) if run["tags"].get("dagster/partition") == cell]
+    runs = [run for run in reversed(ui.runs()) if cell in partitions_of(run)]
     return [(run["runId"], run["status"]) for run in runs if run["runId"] != first]
 
 
@@ -129,6 +140,23 @@ def test_a_killed_command_line_does_not_stay_started(ui: Ui, upstox: Running) ->
     fails(ui, upstox, run_id)
     ui.begin(JOB, ASSETS, CELLS[1])
     goes_on(ui, upstox, CELLS[1], run_id)
+
+
+def test_a_cancelled_backfill_leaves_nothing_taken(ui: Ui, upstox: Running) -> None:
+    """Cancelled in the middle, it ends with all its runs; the next one asks only for what had not arrived."""
+    backfill = ui.backfill(BACKFILLED)
+    ui.wait(lambda: the_rest(ui, BACKFILLED[0], ""))
+    worker_of(ui.home, the_rest(ui, BACKFILLED[0], "")[0][0])
+    assert ui.ask(CANCEL, id=backfill)["cancelPartitionBackfill"]["__typename"] == "CancelBackfillSuccess"
+    ended = ui.ended(backfill)
+    assert ended["status"] == "CANCELED"
+    assert {run["status"] for run in ended["runs"]} == {"CANCELED"}
+    assert not any(pool["claimedSlots"] or pool["pendingSteps"] for pool in ui.pools())
+    upstox.switch(delay_after=FAST)
+    again = ui.ended(ui.backfill(BACKFILLED))
+    assert again["status"] == "COMPLETED_SUCCESS"
+    assert [run["status"] for run in again["runs"]] == ["SUCCESS", "SUCCESS"]
+    assert all(asked_twice(upstox, cell) <= IN_FLIGHT for cell in BACKFILLED)
 
 
 def test_a_power_cut_in_the_middle(ui: Ui, upstox: Running) -> None:
