@@ -13,6 +13,7 @@ from expirytrack_dagster.checks.chain import chain
 from expirytrack_dagster.checks.horizon import leaving_soon
 from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.checks.token import access_token
+from expirytrack_dagster.instance import warn_of_another_instance
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
@@ -51,4 +52,5 @@ def build_defs(**overrides: object) -> dg.Definitions:
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return the definitions of the code location; built when Dagster loads it, not at import."""
+    warn_of_another_instance(load_settings())
     return build_defs()

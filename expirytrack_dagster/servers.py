@@ -145,7 +145,7 @@ def start_ui(children: Children, port: int) -> str:
     children.start(
         "webserver", script("dagster-webserver"), "--host", "127.0.0.1", "--port", str(port), "--module-name", LOCATION
     )
-    children.start("daemon", script("dagster-daemon"), "run", "--module-name", LOCATION)
+    children.start("daemon", sys.executable, "-m", "expirytrack_dagster.daemon", "run", "--module-name", LOCATION)
     children.wait_for("webserver", f"{url}/server_info")
     return url
 

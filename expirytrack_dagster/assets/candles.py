@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema, documents
+from expirytrack_dagster.assets.common import OWNERS, POOL, CollectConfig, column_schema, documents
 from expirytrack_dagster.checks.results import check_result, picture
 from expirytrack_dagster.checks.specs import candles_checks
 from expirytrack_dagster.errors import MalformedResponse, UnfitData
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     check_specs=candles_checks,
     io_manager_key="archive",
+    pool=POOL,
     group_name="archive",
     kinds={"upstox", "pandera", "duckdb"},
     owners=OWNERS,
@@ -100,14 +101,14 @@ def candles(
         yield dg.Output(
             StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
             metadata={
+                "validation_report": dg.MetadataValue.md(report.as_markdown()),
+                **({"coverage": picture(image, "coverage")} if image else {}),
                 **verdict.numbers,
                 **coverage.counts,
-                **({"coverage": picture(image, "coverage")} if image else {}),
-                "validation_report": dg.MetadataValue.md(report.as_markdown()),
-                "report_file": dg.MetadataValue.path(saved),
                 "planned_requests": planned,
                 **cost(upstox.ledger().spent(context.run.run_id), int(verdict.fresh_statuses["received"].sum())),
                 "seconds": round(time.monotonic() - started, 3),
+                "report_file": dg.MetadataValue.path(saved),
             },
         )
 

@@ -74,6 +74,7 @@ def judge_cell(
     completeness = check_completeness(listed, statuses)
     numbers = {
         "dagster/partition_row_count": int(counts["candles"]),
+        **completeness.counts,
         "rows_received": received,
         "quarantined": int(counts["quarantined"]),
         "exact_duplicates": int(counts["duplicates"]),
@@ -82,7 +83,6 @@ def judge_cell(
         "rows_outside_sessions": int(continuity.outside["contracts"].sum()),
         "minutes_missing_across_chain": len(continuity.missing),
         **_proofs(statuses),
-        **completeness.counts,
     }
     unfit = next((outcome for outcome in outcomes if outcome.fatal and not outcome.passed), None)
     return CellVerdict([*outcomes, completeness], unfit, fresh, numbers, continuity.sessions)
@@ -107,11 +107,14 @@ def check_completeness(listed: Sequence[str], statuses: pd.DataFrame) -> CheckOu
     """
     own = statuses[statuses["instrument_key"].isin(list(listed))]
     by_state = own["status"].value_counts()
-    counts: dict[str, int | float] = {"contracts": len(listed)}
-    counts |= {str(state): int(by_state.get(str(state), 0)) for state in State}
-    counts["unasked"] = len(listed) - len(own)
-    final = sum(int(counts[str(state)]) for state in SEALED)
-    counts["completeness_percent"] = round(100 * final / len(listed), 2) if listed else 100.0
+    states = {str(state): int(by_state.get(str(state), 0)) for state in State}
+    final = sum(states[str(state)] for state in SEALED)
+    counts: dict[str, int | float] = {
+        "completeness_percent": round(100 * final / len(listed), 2) if listed else 100.0,
+        "contracts": len(listed),
+        **states,
+        "unasked": len(listed) - len(own),
+    }
     unfinished = own.loc[
         ~own["status"].isin([str(state) for state in SEALED]), ["instrument_key", "status", "error_code", "message"]
     ]
