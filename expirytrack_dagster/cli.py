@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(sandbox)
 app.command()(verify)
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(keys, name="keys")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
