@@ -140,12 +140,12 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
     from expirytrack_dagster.warehouse import reader
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
     state = StateDatabase(settings.state)
     underlyings = tracking.tracked(state)
-    cells = reader.cells(Warehouse(settings.database, lock_timeout=settings.lock_timeout))
+    cells = reader.cells(open_warehouse(settings))
     ledger = open_ledger(settings)
     budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
     if as_json:

@@ -17,7 +17,7 @@ from expirytrack_dagster.settings import load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 
 def run(*words: str, answer: str = "") -> Result:

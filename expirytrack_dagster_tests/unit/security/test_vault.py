@@ -317,17 +317,17 @@ def test_a_rotation_that_dies_at_any_step_loses_nothing(step: str, home: Path, m
     def die(*_: object, **__: object) -> None:
         raise _Died
 
-    found = load_settings(home=home)
+    found, writing = load_settings(home=home), "expirytrack_dagster.security.vault.write_private"
     open_vault(found).put("token", b"one")
     with monkeypatch.context() as patch:
         if step == "secret made":
-            patch.setattr(vaults, "write_private", die)
+            patch.setattr(writing, die)
         elif step == "file half written":
-            written = vaults.write_private
-            patch.setattr(vaults, "write_private", lambda path, sealed: die(written(path.with_suffix(".x"), sealed)))
+            written = private_files.write_private
+            patch.setattr(writing, lambda path, sealed: die(written(path.with_suffix(".part"), sealed)))
         elif step == "file replaced":
-            written = vaults.write_private
-            patch.setattr(vaults, "write_private", lambda path, sealed: die(written(path, sealed)))
+            written = private_files.write_private
+            patch.setattr(writing, lambda path, sealed: die(written(path, sealed)))
         else:
             patch.setattr(key_sources.KeyFile, "forget", die)
         with pytest.raises(_Died):
