@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(encrypt)
+app.command()(decrypt)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(keys, name="keys")
 
