@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def test_progress_is_told_in_megabytes(full: Warehouse, monkeypatch: pytest.Monk
     slow: Callable[..., None] = converting._require_equal  # noqa: SLF001  -- made slow enough to be watched
 
     def wait(*words: Any) -> None:
-        converting.threading.Event().wait(0.8)
+        threading.Event().wait(0.8)
         slow(*words)
 
     monkeypatch.setattr(converting, "_require_equal", wait)
