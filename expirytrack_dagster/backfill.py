@@ -20,7 +20,7 @@ from expirytrack_dagster.upstox.instruments import resolve
 from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.warehouse import reader
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ class Backfill:
         """Open the archive and the ledger of this home."""
         self._settings = settings
         self._instance = instance
-        self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+        self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 

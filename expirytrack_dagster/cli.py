@@ -20,6 +20,7 @@ import typer
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -43,6 +44,7 @@ app.command()(backup)
 app.command()(restore)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
+app.add_typer(keys, name="keys")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
@@ -145,12 +147,12 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
     from expirytrack_dagster.warehouse import reader
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
     state = StateDatabase(settings.state)
     underlyings = tracking.tracked(state)
-    cells = reader.cells(Warehouse(settings.database, lock_timeout=settings.lock_timeout))
+    cells = reader.cells(open_warehouse(settings))
     ledger = open_ledger(settings)
     budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
     if as_json:

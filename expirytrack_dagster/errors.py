@@ -33,6 +33,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         └── StorageError
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
+            ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
             ├── SchemaTooNew             the file was written by a newer version
             ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
             ├── BackupRefused            a backup that cannot be made, or must not be restored
@@ -197,6 +198,10 @@ class DatabaseLocked(StorageError):
 
 class DatabaseCorrupt(StorageError):
     """A database file is damaged."""
+
+
+class EncryptionMismatch(StorageError):
+    """A file is encrypted with another key than ours, or is not, and the settings say otherwise."""
 
 
 class SchemaTooNew(StorageError):

@@ -74,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tables: What was counted in the copy of the archive.
         findings: What `verify` found in that copy.
         audit_head: `NUMBER:HASH` of the last line of the audit log.
+        encrypted: Whether the archive among the parts is encrypted, with a key of the vault.
         vault: Secrets and keys of the vault; empty where there was none.
         parts: The files, in the order of their contents.
     """
@@ -85,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tables: dict[str, Table]
     findings: list[str]
     audit_head: str
+    encrypted: bool
     vault: bytes = msgspec.field()
     parts: list[Part] = msgspec.field()
 

@@ -62,15 +62,15 @@ _log = logging.getLogger(__name__)
 class VaultStatus:
     """What may be told about a vault.
 
-    `source` is where its secret comes from; `made_at` (UTC) is when its keys were made or last rotated; `due` says that
-    they are older than the settings want.
+    `source` is where its secret comes from; `made_at` (UTC) is when its keys were made or last rotated, `age_days` how
+    long that is ago; `finding` is the sentence to say when that is longer than the settings want.
     """
 
     source: str
     rounds: int
     made_at: datetime
-    age: timedelta
-    due: bool
+    age_days: float
+    finding: str | None
     names: list[str]
     purposes: list[str]
 
@@ -164,13 +164,19 @@ class Vault:
         if opened is None:
             return None
         made_at = datetime.fromtimestamp(opened.header.made_at, UTC)
-        age = max(timedelta(0), (now or datetime.now(UTC)) - made_at)
+        age_days = max(timedelta(0), (now or datetime.now(UTC)) - made_at) / timedelta(days=1)
+        limit = self._settings.key_age_days
         return VaultStatus(
             source=self._source(opened.header).name,
             rounds=opened.header.rounds,
             made_at=made_at,
-            age=age,
-            due=age >= timedelta(days=self._settings.key_age_days),
+            age_days=age_days,
+            finding=(
+                f"The keys of the vault are {age_days:.0f} days old and were to be changed after {limit}: run "
+                "'expirytrack keys rotate'."
+                if age_days >= limit
+                else None
+            ),
             names=sorted(opened.contents.entries),
             purposes=sorted(opened.contents.keys),
         )
@@ -295,6 +301,12 @@ class Vault:
 def open_vault(settings: Settings) -> Vault:
     """Return the vault of this home; see `Vault` for what its methods raise."""
     return Vault(settings)
+
+
+def rotation_finding(settings: Settings, now: datetime | None = None) -> str | None:
+    """Return the sentence to say when the keys of this home's vault are too old; raises like the methods of `Vault`."""
+    status = open_vault(settings).status(now)
+    return None if status is None else status.finding
 
 
 def _checked(sealed: bytes, path: object) -> _Header:

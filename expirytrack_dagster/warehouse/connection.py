@@ -19,12 +19,15 @@ from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.warehouse.encryption import archive_key, connect
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
 from expirytrack_dagster.warehouse.migrate import is_current, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from expirytrack_dagster.settings import Settings
 
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
 # beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
@@ -43,6 +46,7 @@ class Warehouse:
         *,
         lock_timeout: float = 60.0,
         settings: Mapping[str, str | int] = MappingProxyType({}),
+        key: bytes | None = None,
     ) -> None:
         """Name the file.
 
@@ -50,10 +54,12 @@ class Warehouse:
             database: the DuckDB file; it and its folder are made when first used.
             lock_timeout: seconds to wait, in all, for others who have the file open.
             settings: DuckDB's own, such as `memory_limit`.
+            key: 32 bytes with which the file is encrypted; a plain file if None.
         """
         self.database = database
         self.lock_timeout = lock_timeout
         self.settings = settings
+        self._key = key
         self._lock = FileLock(database.with_suffix(".duckdb.lock"))
 
     @contextmanager
@@ -62,6 +68,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            EncryptionMismatch: the file is encrypted and no key was given, or another one, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
         """
@@ -82,6 +89,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            EncryptionMismatch: the file is encrypted and no key was given, or another one, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
@@ -156,4 +164,9 @@ class Warehouse:
             reraise=True,
         )
         config = {**(_READING if read_only else {}), **self.settings}
-        return retrying(duckdb.connect, self.database, read_only=read_only, config=config)
+        return retrying(connect, self.database, self._key, read_only=read_only, config=config)
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """Return the archive of this home as its settings describe it; raises like the vault when it is encrypted."""
+    return Warehouse(settings.database, lock_timeout=settings.lock_timeout, key=archive_key(settings))

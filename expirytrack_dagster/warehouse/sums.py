@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from expirytrack_dagster.warehouse.encryption import quoted
 from expirytrack_dagster.warehouse.seals import WIDTH
 
 if TYPE_CHECKING:
     from expirytrack_dagster.warehouse.connection import Warehouse
 
-_TABLES = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal ORDER BY table_name"
+_TABLES = """
+SELECT table_name FROM duckdb_tables()
+WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal ORDER BY table_name
+"""
 
 
 class TableSum(NamedTuple):
@@ -34,7 +38,7 @@ def table_sums(warehouse: Warehouse) -> dict[str, TableSum]:
         return {
             name: TableSum(
                 *connection.execute(
-                    f'SELECT count(*), (coalesce(sum(hash(one)), 0) % {WIDTH})::UBIGINT FROM "{name}" AS one'  # noqa: S608 -- names that the catalogue gave
+                    f"SELECT count(*), (coalesce(sum(hash(one)), 0) % {WIDTH})::UBIGINT FROM {quoted(name)} AS one"  # noqa: S608 -- names that the catalogue gave
                 ).fetchall()[0]
             )
             for name in names

@@ -72,10 +72,17 @@ class Cell:
         return write_candles(warehouse, underlying, self.expiry, self.staged, self.status, run_id)
 
 
+@pytest.fixture(params=[None, bytes(range(32))], ids=["plain", "encrypted"])
+def key(request: pytest.FixtureRequest) -> bytes | None:
+    """Give no key and a key: what holds for a plain archive holds for an encrypted one."""
+    key: bytes | None = request.param
+    return key
+
+
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
+def warehouse(tmp_path: Path, key: bytes | None) -> Warehouse:
     """Give an archive that does not exist yet; nothing holds it, so waiting for it is a fault."""
-    return Warehouse(tmp_path / "home" / "expirytrack.duckdb", lock_timeout=5.0)
+    return Warehouse(tmp_path / "home" / "expirytrack.duckdb", lock_timeout=5.0, key=key)
 
 
 @pytest.fixture
