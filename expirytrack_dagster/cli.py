@@ -21,6 +21,7 @@ from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -40,14 +41,32 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(query)
 app.command()(backup)
 app.command()(restore)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 
+
+@app.callback()
+def _guard() -> None:
+    """Close what this program writes to other users, before any command."""
+    from expirytrack_dagster.console import err, say
+    from expirytrack_dagster.security.access import close_home, close_what_is_made
+
+    close_what_is_made()
+    try:
+        settings = load_settings()
+    except ConfigurationError:
+        return  # the command says so itself; --help does not need to
+    for sentence in close_home(settings):
+        say(sentence, to=err, style="yellow")
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
+PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI.")]
+HostOption = Annotated[str, typer.Option(help="Address that the UI listens on; others than this machine's are open.")]
 
 
 def _day(text: str) -> date:
@@ -211,7 +230,7 @@ def status(*, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def ui(port: PortOption = 3000) -> None:
+def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
     from expirytrack_dagster.instance import prepare
@@ -219,7 +238,7 @@ def ui(port: PortOption = 3000) -> None:
     settings = load_settings()
     prepare(settings)
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
-        _serve_ui(children, port)
+        _serve_ui(children, port, host)
 
 
 @app.command()
@@ -241,13 +260,21 @@ def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] =
             _serve_ui(children, port)
 
 
-def _serve_ui(children: Children, port: int) -> None:
-    from expirytrack_dagster import servers
+def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
+    from expirytrack_dagster import console, servers
     from expirytrack_dagster.console import say
+    from expirytrack_dagster.settings import is_loopback
 
     servers.require_free(port)
+    if not is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
+        say(
+            f"Warning: whoever reaches {host}:{port} may see and start everything, since Dagster's UI asks nobody who "
+            "they are. Put a server that does in front of it: docs/security.md says how.",
+            to=console.err,
+            style="yellow",
+        )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port)
+    url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()

@@ -26,6 +26,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        ├── QueryRefused                 a query that would write or look outside, or is no SQL
         ├── VaultError                   secrets cannot be kept or given out
         │   ├── VaultLocked              what opens the vault is missing or is not the right one
         │   ├── VaultDamaged             the vault was altered, cut off, or is not a vault
@@ -168,6 +169,10 @@ class MalformedResponse(CriticalError):
 
 class ConfigurationError(CriticalError):
     """A setting, symbol or key that cannot be used as it stands."""
+
+
+class QueryRefused(CriticalError):
+    """A query that does more than read the archive, or that the database does not understand."""
 
 
 class VaultError(CriticalError):

@@ -205,6 +205,10 @@ class Settings(BaseSettings):
         default=False,
         description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
     )
+    open_home: bool = Field(
+        default=False,
+        description="Go on although other users can read the home, where its disk keeps no rights (network drives).",
+    )
     backups: Path | None = Field(
         None, description="Folder of backups, best on another disk; `backups` below the home if not given."
     )

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 # beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
 _READING = {"memory_limit": "256MB"}
 
+_CONFINED = (
+    "SET python_enable_replacements = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
+
 
 class Warehouse:
     """The DuckDB file of the archive; cheap to make, opens nothing until it is used.
@@ -101,6 +107,18 @@ class Warehouse:
         with self.writing():
             pass  # opening it for writing brings the schema up to date
         with self._connected(read_only=True) as connection:
+            yield connection
+
+    @contextmanager
+    def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
+
+        No file, network, extension or variable of the program is within reach, and no query can change that. Raises
+        like `reading`.
+        """
+        with self.reading() as connection:
+            for statement in _CONFINED:
+                connection.execute(statement)
             yield connection
 
     def copy_to(self, target: Path) -> None:

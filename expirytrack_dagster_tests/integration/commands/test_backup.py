@@ -122,7 +122,7 @@ def test_a_new_machine_needs_what_a_person_kept(
     """Without the old home's vault nothing opens it; with the recovery key or the passphrase all comes back."""
     if opener == "passphrase":
         monkeypatch.setenv("EXPIRYTRACK_PASSPHRASE", "correct horse")
-        shutil.rmtree(filled / "vault-keys", ignore_errors=True)
+        shutil.rmtree(filled / "keys", ignore_errors=True)
         (filled / "vault.bin").unlink()
         open_vault(load_settings()).put("client", b"secret of the client")
     archive = back_up(load_settings(), tmp_path / "disk").path
