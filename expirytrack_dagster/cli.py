@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
@@ -40,6 +41,9 @@ app = typer.Typer(
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
 app.command()(sandbox)
+app.command()(login)
+app.command()(logout)
+app.command()(token)
 app.command()(verify)
 app.command()(query)
 app.command()(backup)
@@ -141,6 +145,7 @@ def collect(
     wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
+    warn_of_token(settings)
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
@@ -165,6 +170,7 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
+    from expirytrack_dagster.upstox.tokens import token_state
     from expirytrack_dagster.warehouse import reader
     from expirytrack_dagster.warehouse.connection import open_warehouse
 
@@ -177,6 +183,7 @@ def status(*, as_json: JsonOption = False) -> None:
     if as_json:
         report = {
             "home": str(settings.home),
+            "token": token_report(token_state(settings)),
             "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
             "cells": _records(cells),
             "budget": [
@@ -208,6 +215,7 @@ def status(*, as_json: JsonOption = False) -> None:
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
+    say_token(settings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
     for scope, budget in budgets.items():
         of = f" ({scope})" if len(budgets) > 1 else ""

@@ -21,7 +21,10 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     └── CriticalError
         ├── AuthenticationError          exit code 4
         │   ├── TokenMissing
+        │   ├── TokenExpired             past its time; known without asking
         │   ├── TokenRejected            UDAPI100050 and its kin
+        │   ├── LoginFailed              a login that ended without a token
+        │   │   └── AnswerNotBelieved    an answer that is not one to this login; the login goes on
         │   └── PlanRequired             UDAPI1149
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
@@ -151,8 +154,20 @@ class TokenMissing(AuthenticationError):
     """No access token is configured."""
 
 
+class TokenExpired(AuthenticationError):
+    """The access token has died, as its own time of death tells."""
+
+
 class TokenRejected(AuthenticationError):
     """The access token is wrong, expired or of a kind that may not do this."""
+
+
+class LoginFailed(AuthenticationError):
+    """A login ended without a token: denied, too late, or of another Upstox user."""
+
+
+class AnswerNotBelieved(LoginFailed):
+    """Something came that is no answer to the login under way; nothing was changed, and the login still waits."""
 
 
 class PlanRequired(AuthenticationError):
