@@ -21,6 +21,7 @@ from expirytrack_dagster.commands.account import login, logout, say_token, token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
@@ -48,6 +49,8 @@ app.command()(verify)
 app.command()(query)
 app.command()(backup)
 app.command()(restore)
+app.command()(encrypt)
+app.command()(decrypt)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")

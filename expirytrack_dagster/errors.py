@@ -221,7 +221,7 @@ class DatabaseCorrupt(StorageError):
 
 
 class EncryptionMismatch(StorageError):
-    """A file is encrypted with another key than ours, or is not, and the settings say otherwise."""
+    """A file is encrypted and the settings say plain, or the other way round."""
 
 
 class SchemaTooNew(StorageError):

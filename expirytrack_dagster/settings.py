@@ -285,8 +285,8 @@ class Settings(BaseSettings):
 
     @property
     def answers(self) -> Path:
-        """The SQLite file of kept answers."""
-        return self.home / "cache" / "answers.sqlite"
+        """The SQLite file of kept answers; encrypted ones have a file of their own."""
+        return self.home / "cache" / ("sealed.sqlite" if self.encryption else "answers.sqlite")
 
     @property
     def staging(self) -> Path:

@@ -65,7 +65,7 @@ class Warehouse:
         self.database = database
         self.lock_timeout = lock_timeout
         self.settings = settings
-        self._key = key
+        self.key = key
         self._lock = FileLock(database.with_suffix(".duckdb.lock"))
 
     @contextmanager
@@ -74,7 +74,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
-            EncryptionMismatch: the file is encrypted and no key was given, or another one, or the other way round.
+            EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
         """
@@ -95,7 +95,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
-            EncryptionMismatch: the file is encrypted and no key was given, or another one, or the other way round.
+            EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
@@ -147,13 +147,14 @@ class Warehouse:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with self._alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
+        with self.alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
             # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
             opened.execute("SET TimeZone = 'UTC'")
             yield opened
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Keep every other use of the archive waiting, in this process and others, without opening it."""
         try:
             self.database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=self.lock_timeout)
@@ -182,7 +183,7 @@ class Warehouse:
             reraise=True,
         )
         config = {**(_READING if read_only else {}), **self.settings}
-        return retrying(connect, self.database, self._key, read_only=read_only, config=config)
+        return retrying(connect, self.database, self.key, read_only=read_only, config=config)
 
 
 def open_warehouse(settings: Settings) -> Warehouse:

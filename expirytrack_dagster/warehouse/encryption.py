@@ -44,8 +44,7 @@ def connect(
     """
     if key is None:
         return duckdb.connect(database, read_only=read_only, config=dict(config))
-    spill = {"temp_directory": f"{database}.tmp", "temp_file_encryption": "true"}
-    connection = duckdb.connect(":memory:", config={**spill, **config})
+    connection = duckdb.connect(":memory:", config={**spilling_safely(database), **config})
     try:
         attach(connection, database, key, name=database.stem, read_only=read_only)
         connection.execute(f"USE {quoted(database.stem)}")
@@ -69,6 +68,11 @@ def attach(
         f"ATTACH '{path}' AS {quoted(name)} ({mode}, ENCRYPTION_KEY $key, ENCRYPTION_CIPHER 'GCM')",
         {"key": base64.b64encode(key).decode()},
     )
+
+
+def spilling_safely(database: Path) -> dict[str, str | int]:
+    """Return the settings with which a database in memory spills beside the archive, as a file would, and encrypted."""
+    return {"temp_directory": f"{database}.tmp", "temp_file_encryption": "true"}
 
 
 def quoted(name: str) -> str:

@@ -68,6 +68,11 @@ def storage_error(error: Exception, database: Path) -> StorageError:
         return locked(database, error)
     if (mismatch := _mismatch(text, database)) is not None:
         return mismatch
+    if _OTHER_KEY in text:
+        return StorageError(
+            f"The database {database} is encrypted with a key that the vault does not hold: put back the vault that "
+            "belongs to it, or restore a backup of both; nothing was changed."
+        )
     if any(sign in text for sign in _FULL):
         return DiskFull(
             f"There is no room left to write {database} ({first_line}): free some space and try again; "
@@ -92,11 +97,6 @@ def _mismatch(text: str, database: Path) -> EncryptionMismatch | None:
         return EncryptionMismatch(
             f"The database {database} is not encrypted and EXPIRYTRACK_ENCRYPTION is on: run 'expirytrack encrypt', or "
             "set it to off."
-        )
-    if _OTHER_KEY in text:
-        return EncryptionMismatch(
-            f"The database {database} is encrypted with a key that the vault does not hold: put back the vault that "
-            "belongs to it, or restore a backup of both; nothing was changed."
         )
     return None
 
