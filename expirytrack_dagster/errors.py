@@ -21,11 +21,15 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     └── CriticalError
         ├── AuthenticationError          exit code 4
         │   ├── TokenMissing
+        │   ├── TokenExpired             past its time; known without asking
         │   ├── TokenRejected            UDAPI100050 and its kin
+        │   ├── LoginFailed              a login that ended without a token
+        │   │   └── AnswerNotBelieved    an answer that is not one to this login; the login goes on
         │   └── PlanRequired             UDAPI1149
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        ├── QueryRefused                 a query that would write or look outside, or is no SQL
         ├── VaultError                   secrets cannot be kept or given out
         │   ├── VaultLocked              what opens the vault is missing or is not the right one
         │   ├── VaultDamaged             the vault was altered, cut off, or is not a vault
@@ -35,6 +39,8 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
             ├── DatabaseCorrupt
             ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
             ├── SchemaTooNew             the file was written by a newer version
+            ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
+            ├── BackupRefused            a backup that cannot be made, or must not be restored
             └── DiskFull
 
 Messages are one sentence that says what happened and what to do. Only classes and their data belong here; what each
@@ -148,8 +154,20 @@ class TokenMissing(AuthenticationError):
     """No access token is configured."""
 
 
+class TokenExpired(AuthenticationError):
+    """The access token has died, as its own time of death tells."""
+
+
 class TokenRejected(AuthenticationError):
     """The access token is wrong, expired or of a kind that may not do this."""
+
+
+class LoginFailed(AuthenticationError):
+    """A login ended without a token: denied, too late, or of another Upstox user."""
+
+
+class AnswerNotBelieved(LoginFailed):
+    """Something came that is no answer to the login under way; nothing was changed, and the login still waits."""
 
 
 class PlanRequired(AuthenticationError):
@@ -166,6 +184,10 @@ class MalformedResponse(CriticalError):
 
 class ConfigurationError(CriticalError):
     """A setting, symbol or key that cannot be used as it stands."""
+
+
+class QueryRefused(CriticalError):
+    """A query that does more than read the archive, or that the database does not understand."""
 
 
 class VaultError(CriticalError):
@@ -204,6 +226,14 @@ class EncryptionMismatch(StorageError):
 
 class SchemaTooNew(StorageError):
     """The database was written by a newer version of ExpiryTrack."""
+
+
+class SealBroken(StorageError):
+    """A sealed file is not, byte for byte, what was sealed with this key for this use."""
+
+
+class BackupRefused(StorageError):
+    """A backup that is damaged, cut off or foreign, or a place where none can be made or restored."""
 
 
 class DiskFull(StorageError):

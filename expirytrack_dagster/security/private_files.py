@@ -81,6 +81,19 @@ def write_private(path: Path, content: bytes) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def opener(path: str, flags: int) -> int:
+    """Open a file for its owner alone; to be given to `open(..., opener=opener)`."""
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it, closed to others, and return it; one that exists stays as it is."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
 def sync_folder(folder: Path) -> None:
     """Let a new name in the folder survive a power cut; where a folder cannot be opened, the system sees to it."""
     if os.name == "nt":

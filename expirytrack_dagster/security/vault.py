@@ -181,6 +181,23 @@ class Vault:
             purposes=sorted(opened.contents.keys),
         )
 
+    def export(self) -> bytes:
+        """Return all secrets and keys in the clear, for a backup that is itself sealed; empty if there is no vault."""
+        opened = self._read()
+        return b"" if opened is None else msgspec.msgpack.encode(opened.contents)
+
+    def adopt(self, exported: bytes) -> None:
+        """Make this vault of what `export` returned, opened by a secret of this machine, in place of what there was.
+
+        Raises, besides what every method does, VaultDamaged: it is nothing that `export` returned.
+        """
+        try:
+            contents = msgspec.msgpack.decode(exported, type=_Contents)
+        except msgspec.MsgspecError:
+            raise _damaged(self._path, "what was exported was altered") from None
+        with self._changing() as kept:
+            kept.entries, kept.keys = contents.entries, contents.keys
+
     def rotate(self, source: KeySource | None = None) -> None:
         """Encrypt everything anew under a new data key, wrapped by a new secret (a passphrase stays) with a new salt.
 

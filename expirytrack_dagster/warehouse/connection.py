@@ -8,6 +8,7 @@ belongs in `cells.py`, what is asked in `reader.py`, the tables in `migrations/`
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import duckdb
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
+from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse.encryption import archive_key, connect
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
 from expirytrack_dagster.warehouse.migrate import is_current, migrate
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
 # beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
 _READING = {"memory_limit": "256MB"}
+
+_CONFINED = (
+    "SET python_enable_replacements = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
 
 
 class Warehouse:
@@ -100,6 +108,41 @@ class Warehouse:
             pass  # opening it for writing brings the schema up to date
         with self._connected(read_only=True) as connection:
             yield connection
+
+    @contextmanager
+    def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
+
+        No file, network, extension or variable of the program is within reach, and no query can change that. Raises
+        like `reading`.
+        """
+        with self.reading() as connection:
+            for statement in _CONFINED:
+                connection.execute(statement)
+            yield connection
+
+    def copy_to(self, target: Path) -> None:
+        """Copy the file as the last transaction left it; others wait for as long as the copying takes.
+
+        Raises:
+            DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
+        """
+        with self._alone():
+            with self.writing():
+                pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file
+            before = self.database.stat()
+            try:
+                shutil.copyfile(self.database, target)
+            except OSError as error:
+                raise storage_error(error, target) from error
+            after = self.database.stat()
+            log = self.database.with_name(f"{self.database.name}.wal")
+            if log.exists() or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise StorageError(
+                    f"The database {self.database} was written by another program while it was copied: close that "
+                    "program and try again."
+                )
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
