@@ -1,4 +1,4 @@
-"""The data of a home made encrypted, or plain again: archive and staged batches converted, kept answers dropped.
+"""The data of a home made encrypted, plain again, or encrypted with a new key; kept answers are dropped.
 
 Every step finds out for itself what is still to do, so that a conversion that was killed is finished by the same
 command. What a step does belongs to the room whose files they are.
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expirytrack_dagster.collect.staging import CellStaging
-from expirytrack_dagster.errors import EncryptionMismatch
+from expirytrack_dagster.errors import ConfigurationError, EncryptionMismatch, WrongKey
+from expirytrack_dagster.security import audit
 from expirytrack_dagster.security.parquet import staging_key
+from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.upstox.cache import kept_answers
 from expirytrack_dagster.upstox.clock import SystemClock
-from expirytrack_dagster.warehouse.connection import open_warehouse
+from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.convert import convert
 
 if TYPE_CHECKING:
@@ -57,7 +59,39 @@ def convert_home(
     archive = _is_otherwise(after)
     if archive:
         convert(open_warehouse(before), open_warehouse(after).key, progress)
-    return Converted(archive, _convert_staged(before, after), _drop_answers(before))
+    done = Converted(archive, _convert_staged(before, after), _drop_answers(before))
+    if done.anything:
+        audit.record(settings, "encrypt" if encrypted else "decrypt", archive=done.archive, staged=done.staged)
+    return done
+
+
+def renew_archive_key(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _all: None) -> None:
+    """Write the encrypted archive anew under a new key and forget the old one.
+
+    The vault keeps both until the new file is in place: a process that dies on the way leaves an archive that opens
+    with one of them, and the same call goes on. What is staged keeps its key, because it does not last.
+
+    Raises:
+        ConfigurationError: encryption is off.
+        StorageError: also DiskFull and DatabaseLocked; the archive is as it was.
+        VaultError: the vault does not open.
+    """
+    if not settings.encryption:
+        raise ConfigurationError("The archive has no key, because EXPIRYTRACK_ENCRYPTION is off: set it to on first.")
+    vault = open_vault(settings)
+    new = vault.next_key("database")
+    if settings.database.exists() and not _opens(Warehouse(settings.database, key=new)):
+        convert(open_warehouse(settings), new, progress)
+    vault.promote("database")
+    audit.record(settings, "archive_key_renewed")
+
+
+def _opens(archive: Warehouse) -> bool:
+    try:
+        with archive.reading():
+            return True
+    except WrongKey:
+        return False
 
 
 def _is_otherwise(after: Settings) -> bool:

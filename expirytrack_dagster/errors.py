@@ -38,6 +38,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
             ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
+            ├── WrongKey                 encrypted with a key that the vault does not hold
             ├── SchemaTooNew             the file was written by a newer version
             ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
             ├── BackupRefused            a backup that cannot be made, or must not be restored
@@ -222,6 +223,10 @@ class DatabaseCorrupt(StorageError):
 
 class EncryptionMismatch(StorageError):
     """A file is encrypted and the settings say plain, or the other way round."""
+
+
+class WrongKey(StorageError):
+    """A database file is encrypted with another key than the vault's."""
 
 
 class SchemaTooNew(StorageError):

@@ -1,6 +1,7 @@
 """`expirytrack keys ...`: how old the vault's keys are and where their secret comes from; new ones.
 
-Only options, questions and printing: what is encrypted anew, and in which order, is `security/vault.py`.
+Only options, questions and printing: what is encrypted anew, and in which order, is in `security/vault.py` and
+`conversion.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ keys = typer.Typer(no_args_is_help=True, help="The keys of the vault: their age,
 ToOption = Annotated[
     SourceName | None,
     typer.Option(help="Take the new secret from here; from where the old one came if not given."),
+]
+ArchiveOption = Annotated[
+    bool, typer.Option("--archive", help="Write the encrypted archive anew as well, under a new key of its own.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -56,13 +60,11 @@ def status(*, as_json: JsonOption = False) -> None:
 
 
 @keys.command()
-def rotate(*, to: ToOption = None) -> None:
-    """Encrypt the vault anew: new data key, new secret; a passphrase is asked for where it is to change.
-
-    The archive's own key, which is kept in the vault, stays: only the vault is written.
-    """
+def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
+    """Encrypt the vault anew: new data key, new secret; a passphrase is asked for where it is to change."""
     from expirytrack_dagster import console
-    from expirytrack_dagster.security import key_sources
+    from expirytrack_dagster.conversion import renew_archive_key
+    from expirytrack_dagster.security import audit, key_sources
     from expirytrack_dagster.security.vault import open_vault
 
     settings = load_settings()
@@ -74,7 +76,12 @@ def rotate(*, to: ToOption = None) -> None:
     new = key_sources.source(to or found.source, settings)
     if to == "passphrase":
         new = key_sources.Passphrase(_asked())
+    if archive:
+        with console.slow_bar("Writing", "MB") as progress:
+            renew_archive_key(settings, progress)
+        console.say(f"{settings.database} is encrypted with a new key, and was proved equal to what it was.")
     vault.rotate(new)
+    audit.record(settings, "keys_rotated", source=to or found.source)
     console.say(f"Rotated: new keys, the secret from the {to or found.source}.")
     if to == "passphrase":
         console.say("Set EXPIRYTRACK_PASSPHRASE to the new passphrase before the next command.")

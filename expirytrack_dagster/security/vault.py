@@ -158,6 +158,17 @@ class Vault:
         with self._changing() as contents:
             return contents.keys.setdefault(purpose, secrets.token_bytes(_KEY_BYTES))
 
+    def next_key(self, purpose: Purpose) -> bytes:
+        """Return a new key for this purpose, kept beside the one in use until `promote` puts it in its place."""
+        with self._changing() as contents:
+            return contents.keys.setdefault(f"{purpose}.next", secrets.token_bytes(_KEY_BYTES))
+
+    def promote(self, purpose: Purpose) -> None:
+        """Use the new key for this purpose from now on and forget the old one; nothing happens if there is none."""
+        with self._changing() as contents:
+            if (key := contents.keys.pop(f"{purpose}.next", None)) is not None:
+                contents.keys[purpose] = key
+
     def status(self, now: datetime | None = None) -> VaultStatus | None:
         """Open and prove the vault and return what may be told about it; None when there is none."""
         opened = self._read()

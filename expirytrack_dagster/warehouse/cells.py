@@ -198,12 +198,14 @@ def _each_staged(connection: duckdb.DuckDBPyConnection, staged: Sequence[Path], 
         yield
         return
     for path in staged:
+        properties = decrypting(key, path)
         try:
-            connection.register("staged", pq.read_table(path, decryption_properties=decrypting(key, path)))
+            rows = pq.read_table(path, decryption_properties=properties, read_dictionary=["instrument_key", "rule"])
         except (pa.ArrowException, OSError) as error:
             raise StorageError(
                 f"The staged file {path} cannot be read ({error}): collect the cell again; nothing was changed."
             ) from error
+        connection.register("staged", rows)
         yield
 
 

@@ -17,8 +17,9 @@ import duckdb
 
 from expirytrack_dagster.errors import DiskFull, StorageError
 from expirytrack_dagster.security.private_files import sync_folder
-from expirytrack_dagster.warehouse.encryption import attach, quoted, spilling_safely
+from expirytrack_dagster.warehouse.encryption import attach, connect, spilling_safely
 from expirytrack_dagster.warehouse.faults import storage_error, translated
+from expirytrack_dagster.warehouse.sums import sums_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ def convert(
             _remove(new)
             with translated(archive.database), _watched(new, archive.database.stat().st_size, progress):
                 _copy(archive, new, key)
+                _require_equal(archive, new, key)
             _put_in_place(new, archive.database)
         except OSError as error:
             raise storage_error(error, archive.database) from error
@@ -69,22 +71,18 @@ def _copy(archive: Warehouse, new: Path, key: bytes | None) -> None:
         attach(connection, archive.database, archive.key, name="old", read_only=True)
         attach(connection, new, key, name="new", read_only=False)
         connection.execute("COPY FROM DATABASE old TO new")
-        connection.execute("CHECKPOINT new")
-        _require_equal(connection, archive.database)
 
 
-def _require_equal(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
-    """Prove that both have the same tables, and each the same rows, as many times."""
-    listing = "SELECT table_name FROM duckdb_tables() WHERE database_name = $name ORDER BY ALL"
-    old, new = (connection.execute(listing, {"name": name}).fetchall() for name in ("old", "new"))
-    if old != new:
-        raise StorageError(f"The copy of {database} lacks tables: nothing was changed, try again.")
-    for (table,) in old:
-        # Summed hashes of whole rows do not depend on their order, and see a row that stands there twice.
-        asked = f"SELECT count(*), sum(hash(row)) FROM {{}}.{quoted(table)} AS row"  # noqa: S608 -- a name of the catalogue
-        before, after = (connection.execute(asked.format(name)).fetchone() for name in ("old", "new"))
-        if before != after:
-            raise StorageError(f"The copy of {database} differs in {table}: nothing was changed, try again.")
+def _require_equal(archive: Warehouse, new: Path, key: bytes | None) -> None:
+    """Prove, from the files as they are opened anew, that both have the same tables, and each the same rows."""
+    sums = []
+    for database, opener in ((archive.database, archive.key), (new, key)):
+        with closing(connect(database, opener, read_only=True, config=_MODEST)) as connection:
+            sums.append(sums_of(connection))
+    before, after = sums
+    for table in before | after:
+        if before.get(table) != after.get(table):
+            raise StorageError(f"The copy of {archive.database} differs in {table}: nothing was changed, try again.")
 
 
 def _put_in_place(new: Path, database: Path) -> None:

@@ -19,6 +19,7 @@ from expirytrack_dagster.errors import (
     DiskFull,
     EncryptionMismatch,
     StorageError,
+    WrongKey,
 )
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def storage_error(error: Exception, database: Path) -> StorageError:
     if (mismatch := _mismatch(text, database)) is not None:
         return mismatch
     if _OTHER_KEY in text:
-        return StorageError(
-            f"The database {database} is encrypted with a key that the vault does not hold: put back the vault that "
-            "belongs to it, or restore a backup of both; nothing was changed."
+        return WrongKey(
+            f"The database {database} is encrypted with a key that the vault does not use: if a rotation was "
+            "interrupted, run 'expirytrack keys rotate --archive' again, else put back the vault that belongs to it."
         )
     if any(sign in text for sign in _FULL):
         return DiskFull(
@@ -109,6 +110,7 @@ def translated(database: Path) -> Iterator[None]:
         DatabaseLocked: another program has the file open.
         DatabaseCorrupt: the file is damaged.
         EncryptionMismatch: the file is encrypted and was opened without its key, or the other way round.
+        WrongKey: it is encrypted with another key.
         DiskFull: there is no room left.
         StorageError: anything else, such as a missing permission, a broken constraint, a value of the wrong type.
     """

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from expirytrack_dagster.cli import app
 from expirytrack_dagster.collect.staging import SCHEMA, CellStaging
 from expirytrack_dagster.collect.states import ContractStatus, State
-from expirytrack_dagster.errors import EncryptionMismatch
+from expirytrack_dagster.errors import EncryptionMismatch, WrongKey
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.security.parquet import staging_key
+from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 
@@ -127,6 +128,43 @@ def test_the_data_are_converted_and_back(encrypted: bool, home: Path, monkeypatc
     assert (done.exit_code, "Set EXPIRYTRACK_ENCRYPTION=" in done.output) == (0, True)
     monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "on" if encrypted else "off")
     assert sums() == before
+
+
+@pytest.mark.parametrize("step", ["undisturbed", "before the file", "after the file"])
+def test_the_archive_gets_a_new_key(home: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it dies, the archive opens or the sentence says to run it again, which ends well; the old key is gone."""
+    monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "on")
+    with open_warehouse(load_settings()).writing() as connection:
+        connection.execute("INSERT INTO expiries VALUES ('NIFTY', DATE '2025-08-28', 'x', now())")
+    old = open_warehouse(load_settings()).key
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if step == "before the file":
+            patch.setattr("expirytrack_dagster.warehouse.convert._put_in_place", die)
+        elif step == "after the file":
+            patch.setattr("expirytrack_dagster.security.vault.Vault.promote", die)
+        first = run("keys", "rotate", "--archive")
+    assert (first.exit_code == 0) == (step == "undisturbed")
+    if step == "after the file":
+        assert "keys rotate --archive" in str(run("status").exception)
+    elif step == "before the file":
+        assert run("status").exit_code == 0
+    if step != "undisturbed":
+        assert run("keys", "rotate", "--archive").exit_code == 0
+    assert "NIFTY: 1 expiries" in run("status").output
+    assert open_warehouse(load_settings()).key != old
+    assert "database.next" not in run("keys", "status").output
+    with pytest.raises(WrongKey), Warehouse(home / "expirytrack.duckdb", key=old).reading():
+        pass
+
+
+def test_a_plain_archive_has_no_key_to_renew() -> None:
+    """The sentence says which setting would give it one."""
+    open_vault(load_settings()).put("token", b"x")
+    assert "EXPIRYTRACK_ENCRYPTION is off" in str(run("keys", "rotate", "--archive").exception)
 
 
 def test_without_data_there_is_nothing_to_convert(home: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import namedtuple
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ from expirytrack_dagster.warehouse.encryption import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from expirytrack_dagster_tests.unit.warehouse.conftest import Cell
 
@@ -82,18 +85,19 @@ def test_leftovers_of_a_killed_conversion_are_no_obstacle(full: Warehouse) -> No
 @pytest.mark.parametrize("place", ["_copy", "_put_in_place"])
 def test_a_copy_that_is_not_equal_changes_nothing(full: Warehouse, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is lost on the way, or a fault of the disk at the last step: the archive stays as it was."""
-    before, found = everything(full), converting._require_equal  # noqa: SLF001  -- the step at which it is disturbed
+    before, copied = everything(full), converting._copy  # noqa: SLF001  -- the step at which it is disturbed
 
-    def lose(connection: Any, database: Any) -> None:
-        connection.execute("DELETE FROM new.candles WHERE minute = (SELECT min(minute) FROM new.candles)")
-        found(connection, database)
+    def lose(archive: Warehouse, new: Path, key: bytes) -> None:
+        copied(archive, new, key)
+        with closing(connect(new, key, read_only=False, config={})) as connection:
+            connection.execute("DELETE FROM candles WHERE minute = (SELECT min(minute) FROM candles)")
 
     def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         if place == "_copy":
-            patch.setattr(converting, "_require_equal", lose)
+            patch.setattr(converting, "_copy", lose)
         else:
             patch.setattr(converting, "_put_in_place", fail)
         with pytest.raises(StorageError, match="nothing was changed"):
@@ -135,7 +139,7 @@ def test_progress_is_told_in_megabytes(full: Warehouse, monkeypatch: pytest.Monk
     slow: Callable[..., None] = converting._require_equal  # noqa: SLF001  -- made slow enough to be watched
 
     def wait(*words: Any) -> None:
-        converting.threading.Event().wait(0.8)
+        threading.Event().wait(0.8)
         slow(*words)
 
     monkeypatch.setattr(converting, "_require_equal", wait)

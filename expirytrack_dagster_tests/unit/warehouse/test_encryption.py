@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from expirytrack_dagster.errors import ConfigurationError, EncryptionMismatch, StorageError
+from expirytrack_dagster.errors import ConfigurationError, EncryptionMismatch, StorageError, WrongKey
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.encryption import connect
@@ -67,7 +67,7 @@ def test_only_its_key_opens_it(sealed: Path, tmp_path: Path) -> None:
     plain = made(tmp_path / "plain.duckdb", key=None).database
     for database, key, error, words in (
         (sealed, None, EncryptionMismatch, "is encrypted and EXPIRYTRACK_ENCRYPTION is off.*expirytrack decrypt"),
-        (sealed, bytes(32), StorageError, "a key that the vault does not hold.*put back the vault"),
+        (sealed, bytes(32), WrongKey, "a key that the vault does not use.*put back the vault"),
         (plain, KEY, EncryptionMismatch, "is not encrypted and EXPIRYTRACK_ENCRYPTION is on.*expirytrack encrypt"),
     ):
         before = database.read_bytes()
@@ -108,7 +108,7 @@ def test_a_spoilt_archive_gives_no_other_rows(
         found = summed(Warehouse(copy, lock_timeout=1.0, key=KEY))
     except StorageError as error:
         found, told = before, str(error)
-        assert "is damaged" in told or "a key that the vault does not hold" in told
+        assert "is damaged" in told or "a key that the vault does not use" in told
     assert found == before
 
 
