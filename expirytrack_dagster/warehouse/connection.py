@@ -128,7 +128,7 @@ class Warehouse:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
             StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
         """
-        with self._alone():
+        with self.alone():
             with self.writing():
                 pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file
             before = self.database.stat()
