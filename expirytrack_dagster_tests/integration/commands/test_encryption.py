@@ -132,7 +132,7 @@ def test_the_data_are_converted_and_back(encrypted: bool, home: Path, monkeypatc
 
 @pytest.mark.parametrize("step", ["undisturbed", "before the file", "after the file"])
 def test_the_archive_gets_a_new_key(home: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever it dies, the archive opens or the sentence says to run it again, which ends well; the old key is gone."""
+    """Whenever it dies, the archive opens or the sentence says to run it again, which ends well."""
     monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "on")
     with open_warehouse(load_settings()).writing() as connection:
         connection.execute("INSERT INTO expiries VALUES ('NIFTY', DATE '2025-08-28', 'x', now())")

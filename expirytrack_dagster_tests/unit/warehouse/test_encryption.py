@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import sys
 from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,7 +21,6 @@ from expirytrack_dagster.warehouse.encryption import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 KEY = bytes(range(7, 39))
 NAMES = "INSERT INTO expiries SELECT 'PLAINTEXT' || n, DATE '2025-08-28', 'NSE_INDEX|x', now() FROM range({}) AS r(n)"
@@ -146,3 +148,11 @@ def test_without_the_extension_the_sentence_names_it(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "duckdb_extension_httpfs", None)
     with pytest.raises(ConfigurationError, match="install duckdb-extension-httpfs=="):
         summed(Warehouse(tmp_path / "archive.duckdb", key=KEY))
+
+
+def test_every_part_of_the_program_opens_it_as_the_settings_say() -> None:
+    """An archive or a staging that is made of settings without their key would be plain, or could not be read."""
+    package = Path(str(files("expirytrack_dagster")))
+    texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    without = re.compile(r"Warehouse\(\s*settings\.database(?![^()]*key=)|CellStaging\(settings\.staging [^,()]*\)")
+    assert [path.name for path, text in texts.items() if without.search(text)] == []
