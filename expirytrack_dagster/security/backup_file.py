@@ -164,7 +164,7 @@ def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: 
                 sealed.write(len(encoded).to_bytes(4, "big") + encoded)
                 for part in manifest.parts:
                     with (folder / part.path).open("rb") as source:
-                        _pass_on(lambda size, source=source: source.read(size), sealed.write, part)
+                        _pass_on(source.read, sealed.write, part)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -193,10 +193,10 @@ def unlock(path: Path, openers: Openers) -> bytes | None:
     for key in openers.keys:
         if (found := _unwrapped(key, lid.by_key)) is not None:
             return found
-    for passphrase in openers.passphrases if lid.by_passphrase else ():
-        found = _unwrapped(_stretched(passphrase, lid.by_passphrase), lid.by_passphrase.wrapped)
-        if found is not None:
-            return found
+    if slot := lid.by_passphrase:
+        for passphrase in openers.passphrases:
+            if (found := _unwrapped(_stretched(passphrase, slot), slot.wrapped)) is not None:
+                return found
     return None
 
 
