@@ -81,10 +81,23 @@ def judge_cell(
         "sessions": len(continuity.sessions),
         "rows_outside_sessions": int(continuity.outside["contracts"].sum()),
         "minutes_missing_across_chain": len(continuity.missing),
+        **_proofs(statuses),
         **completeness.counts,
     }
     unfit = next((outcome for outcome in outcomes if outcome.fatal and not outcome.passed), None)
     return CellVerdict([*outcomes, completeness], unfit, fresh, numbers, continuity.sessions)
+
+
+def _proofs(statuses: pd.DataFrame) -> dict[str, int | float]:
+    """Count the contracts whose minutes, or lack of them, were compared with daily candles, and the share that agreed.
+
+    The share of none is left out: a chart of it must not show a zero that nobody measured.
+    """
+    compared = statuses["agrees"].dropna()
+    proofs: dict[str, int | float] = {"compared_with_days": len(compared)}
+    if len(compared):
+        proofs["agreed_with_days_percent"] = round(100 * float(compared.astype("bool").mean()), 2)
+    return proofs
 
 
 def check_completeness(listed: Sequence[str], statuses: pd.DataFrame) -> CheckOutcome:

@@ -109,6 +109,9 @@ GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
 
+# Sorting the day of a wide chain takes 140 MB if it may, and no longer with this.
+_FOR_A_DAY = "64MB"
+
 _IST = timezone(timedelta(hours=5, minutes=30))
 _BOOLEAN = {pa.bool_(): pd.BooleanDtype()}
 
@@ -183,7 +186,8 @@ def chain_days(warehouse: Warehouse, underlying: str, expiry: date) -> Iterator[
     cell = {"underlying": underlying, "expiry": expiry}
     for day in _frame(warehouse, _DAYS, cell)["day"]:
         start = datetime.combine(day, time(), _IST)
-        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, ("instrument_key", "instrument_type"))
+        kinds = ("instrument_key", "instrument_type")
+        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, kinds, memory_limit=_FOR_A_DAY)
 
 
 def trades(
@@ -221,8 +225,17 @@ def cells(warehouse: Warehouse) -> pd.DataFrame:
     return _frame(warehouse, _CELLS, {})
 
 
-def _frame(warehouse: Warehouse, sql: str, bound: Mapping[str, Any], categories: Sequence[str] = ()) -> pd.DataFrame:
+def _frame(
+    warehouse: Warehouse,
+    sql: str,
+    bound: Mapping[str, Any],
+    categories: Sequence[str] = (),
+    *,
+    memory_limit: str | None = None,
+) -> pd.DataFrame:
     with warehouse.reading() as connection:
+        if memory_limit:
+            connection.execute(f"SET memory_limit = '{memory_limit}'")
         table = connection.execute(sql, bound).to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=_BOOLEAN.get, categories=list(categories))
     return frame
