@@ -24,7 +24,7 @@ from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.upstox.tokens import get_valid_token
 from expirytrack_dagster.warehouse import reader
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ class Backfill:
         self._settings = settings
         self._tell = tell
         self._instance = instance
-        self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+        self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 

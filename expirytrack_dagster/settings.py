@@ -253,6 +253,10 @@ class Settings(BaseSettings):
         default=False,
         description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
     )
+    open_home: bool = Field(
+        default=False,
+        description="Go on although other users can read the home, where its disk keeps no rights (network drives).",
+    )
     backups: Path | None = Field(
         None, description="Folder of backups, best on another disk; `backups` below the home if not given."
     )
@@ -290,8 +294,8 @@ class Settings(BaseSettings):
 
     @property
     def answers(self) -> Path:
-        """The SQLite file of kept answers."""
-        return self.home / "cache" / "answers.sqlite"
+        """The SQLite file of kept answers; encrypted ones have a file of their own."""
+        return self.home / "cache" / ("sealed.sqlite" if self.encryption else "answers.sqlite")
 
     @property
     def staging(self) -> Path:

@@ -60,6 +60,7 @@ def candles(
     from expirytrack_dagster.planning import planned_requests
     from expirytrack_dagster.quality.coverage import spans
     from expirytrack_dagster.quality.pictures import coverage_map
+    from expirytrack_dagster.security.parquet import staging_key
     from expirytrack_dagster.warehouse import reader
 
     # Arrow's own pool keeps what a batch took: a cell of 4,600,000 candles then needs 690 MB at its height, not 540.
@@ -68,7 +69,7 @@ def candles(
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
     settings, archive = upstox.settings(), warehouse.open()
-    staging = CellStaging(settings.staging / symbol / day)
+    staging = CellStaging(settings.staging / symbol / day, staging_key(settings))
     with readable_failures(), ExitStack() as cell:
         cell.enter_context(staging.held())
         known = reader.statuses(archive, symbol, expiry)

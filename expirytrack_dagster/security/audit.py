@@ -258,7 +258,7 @@ def _parsed(raw: bytes) -> Entry | None:
         return None
     try:
         values: dict[str, Any] = json.loads(body + b"}")
-        return Entry(*(values[name] for name in _FIELDS), hash=found[1].decode())
+        return Entry._make((*(values[name] for name in _FIELDS), found[1].decode()))
     except (ValueError, TypeError, KeyError):  # a hash that fits what nobody here has written
         return None
 

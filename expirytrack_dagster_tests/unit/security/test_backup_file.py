@@ -32,6 +32,7 @@ def manifest(*parts: Part) -> Manifest:
         tables={},
         findings=[],
         audit_head="",
+        encrypted=False,
         vault=b"secrets",
         parts=list(parts),
     )
