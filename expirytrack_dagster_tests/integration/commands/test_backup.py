@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 MARKET = SyntheticMarket(strikes=2, days=1, today=date(2025, 9, 1))
 NIFTY = "NSE_INDEX|Nifty 50"
 EXPIRY = date(2025, 8, 21)
+DIE_AT = """
+import pkgutil, psutil, sys
+setattr(pkgutil.resolve_name(sys.argv.pop(1)), sys.argv.pop(1), lambda *_, **__: psutil.Process().kill())
+from expirytrack_dagster.cli import main
+main()
+"""
 ENOUGH = 3  # backups in the midst of a collection
 
 
@@ -310,6 +316,35 @@ def test_a_full_disk_leaves_nothing(filled: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     assert not list((filled / "backups").iterdir())
     assert not (filled / "snapshot").exists()
+
+
+def killed_at(place: str, name: str, *words: str) -> None:
+    """Run a command that is killed when it calls this function."""
+    process = subprocess.run([sys.executable, "-c", DIE_AT, place, name, *words], check=False)
+    assert process.returncode not in {0, 1}
+
+
+@pytest.mark.parametrize(
+    "moment", [("os", "fsync"), ("expirytrack_dagster.backup", "_described")], ids=lambda at: at[1]
+)
+def test_a_killed_backup_leaves_what_the_next_one_removes(filled: Path, moment: tuple[str, str]) -> None:
+    """No file of a backup's name, and afterwards one whole backup and no copy of the home."""
+    open_vault(load_settings()).data_key("backup")
+    killed_at(*moment.split(), "backup")
+    assert not list(filled.glob("backups/*.backup"))
+    made = back_up(load_settings())
+    assert list((filled / "backups").iterdir()) == [made.path]
+    assert not (filled / "snapshot").exists()
+
+
+def test_a_killed_restore_gives_no_home_its_name(filled: Path, tmp_path: Path) -> None:
+    """What is not proved yet lies under another name, and the same command succeeds afterwards."""
+    settings = load_settings()
+    archive = back_up(settings).path
+    killed_at("expirytrack_dagster.backup", "_proved", "restore", str(archive), "--into", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    assert restore(settings, archive, tmp_path / "new", own_openers(settings)).compared
+    assert filled.exists()
 
 
 @pytest.mark.usefixtures("filled")
