@@ -12,19 +12,22 @@ from dagster_duckdb import DuckDBResource
 
 from expirytrack_dagster.assets import all_assets
 from expirytrack_dagster.checks.chain import chain
+from expirytrack_dagster.checks.horizon import leaving_soon
 from expirytrack_dagster.checks.integrity import archive_integrity
+from expirytrack_dagster.checks.token import access_token
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
-from expirytrack_dagster.schedules import all_schedules
+from expirytrack_dagster.schedules import build_schedules
 from expirytrack_dagster.security.access import close_home, close_what_is_made
+from expirytrack_dagster.sensors import build_sensors
 from expirytrack_dagster.settings import load_settings
 
 _LOG = logging.getLogger(__name__)
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules, sensors and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -35,9 +38,10 @@ def build_defs(**overrides: object) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=all_assets,
-        asset_checks=[archive_integrity, chain],
+        asset_checks=[archive_integrity, chain, access_token, leaving_soon],
         jobs=all_jobs,
-        schedules=all_schedules,
+        schedules=build_schedules(automatic=settings.automatic),
+        sensors=build_sensors(automatic=settings.automatic),
         executor=dg.in_process_executor,
         resources={
             "upstox": UpstoxResource(),

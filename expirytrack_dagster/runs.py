@@ -71,6 +71,10 @@ class Runner:
             {"contracts": config, "candles": config},
         )
 
+    def launch(self, job: str, partition: str) -> RunReport:
+        """Run one of the named jobs on a partition: a symbol, or a cell's key."""
+        return self._run(job, partition, partition)
+
     def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine] | None:
         """Return the last result of every check of a cell, whoever ran it; None when its last run was cut off."""
         key = partitions.cell_key(symbol, expiry)

@@ -14,8 +14,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
     from expirytrack_dagster.assets.candles import candles
     from expirytrack_dagster.assets.contracts import contracts
+    from expirytrack_dagster.assets.coverage import collection_plan, coverage
     from expirytrack_dagster.assets.expiries import expiries
 
-all_assets = [expiries, contracts, candles]
+all_assets = [expiries, contracts, candles, coverage, collection_plan]
 
-__all__ = ["all_assets", "candles", "contracts", "expiries"]
+__all__ = ["all_assets", "candles", "collection_plan", "contracts", "coverage", "expiries"]

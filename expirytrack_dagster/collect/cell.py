@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 
 from expirytrack_dagster.collect.contract import Answer, CandleSource, Inquiry
-from expirytrack_dagster.collect.proof import dead_wings, disagreements, to_reconcile
+from expirytrack_dagster.collect.proof import dead_wings, disagreements
+from expirytrack_dagster.collect.questions import UNPROVEN, questions
 from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
 from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
 from expirytrack_dagster.quality.candles import Split, split_candles
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.collect.windows import Windows
-
-UNPROVEN = "UNPROVEN"
-"""Marks a staged contract whose minutes are known to be empty and whose proof is still to be asked; never archived."""
 
 _NO_ROWS = pa.schema(
     [
@@ -95,12 +93,12 @@ async def collect_cell(
         CircuitOpen, StateLocked: likewise, because nothing can be asked for a while.
     """
     staged = [status for batch in staging.batches() for status in batch.statuses]
-    kept = {s.instrument_key: s for s in staged if s.status in SEALED or s.error_code == UNPROVEN}
-    keys = [key for key in asking_order(request.contracts) if key not in request.sealed and key not in kept]
+    asked = questions(
+        request.contracts, final=request.sealed, partial=request.partial, staged=staged, share=request.proof_share
+    )
+    keys, compared, kept = asked.keys, asked.compared, asked.kept
     staging.forget(set(keys))
     basket = _Basket(request.expiry, staging, now, kept)
-    doubtful = {*request.partial, *(s.instrument_key for s in staged if s.status == State.PARTIAL)}
-    compared = to_reconcile(request.contracts, request.proof_share) | doubtful
     for day in [request.oldest, *(s.first_ts and s.first_ts.astimezone(IST).date() for s in staged)]:
         if day:
             request.minutes.seen(day)
@@ -173,16 +171,6 @@ async def _prove_empties(request: CellRequest, basket: _Basket, prove: Callable[
         basket.add(
             Answer(key, State.EMPTY_PROVEN, requests=empty[key].requests, message="No strike farther out ever traded.")
         )
-
-
-def asking_order(contracts: pd.DataFrame) -> list[str]:
-    """Return the keys, the most useful first: the future, then options from the middle strike outwards.
-
-    A run that is stopped early leaves the strikes that traded most, not all strikes of one side.
-    """
-    middle = contracts["strike_price"].median()
-    distance = (contracts["strike_price"] - middle).abs().fillna(-1.0)
-    return [str(key) for key in contracts.loc[distance.sort_values(kind="stable").index, "instrument_key"]]
 
 
 def evidence_of(batches: Sequence[Batch]) -> Evidence:

@@ -209,6 +209,15 @@ class CellStaging:
         return sorted(self.folder.glob("batch-*.parquet"))
 
 
+def peek(folder: Path) -> list[ContractStatus]:
+    """Return the states staged in a folder, read from the files' footers alone; others may work there."""
+    found: dict[str, ContractStatus] = {}
+    for path in sorted(folder.glob("batch-*.parquet")):
+        with suppress(pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError):
+            found |= {status.instrument_key: status for status in _unsealed(pq.read_schema(path))}
+    return list(found.values())
+
+
 def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Yield some columns of each batch, one frame a file, so that a whole cell is never in memory."""
     for batch in batches:

@@ -25,6 +25,7 @@ from expirytrack_dagster.errors import (
     MalformedResponse,
     NetworkError,
     RateLimited,
+    TokenRejected,
     TruncatedResponse,
 )
 from expirytrack_dagster.upstox.cache import kept_answers
@@ -240,7 +241,7 @@ class UpstoxClient:
         decode: Callable[[bytes], T],
         measure: Callable[[T], dict[str, int | None]],
     ) -> tuple[T, bytes]:
-        """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
+        """Send one try; it is repeated after a refusal for coming too fast, which pauses everybody, or a new login."""
         while True:
             async with (
                 self._coordinator.slot(call, number) as slot,
@@ -256,6 +257,8 @@ class UpstoxClient:
                     return value, answer.body
                 error, code = refused
                 settle.update(outcome="http_error", error_code=code)
+            if isinstance(error, TokenRejected) and await self._bearer.was_replaced(headers):
+                continue
             if not is_too_fast(error, answer.status, code):
                 raise error
             if not await self._coordinator.refuse(slot, answer.retry_after, f"Upstox answered {answer.status}"):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from expirytrack_dagster.collect.cell import asking_order, evidence_of, incomplete
+from expirytrack_dagster.collect.cell import evidence_of, incomplete
+from expirytrack_dagster.collect.questions import asking_order
 from expirytrack_dagster.collect.states import ContractStatus, State, status_frame
 from expirytrack_dagster.errors import (
     CircuitOpen,

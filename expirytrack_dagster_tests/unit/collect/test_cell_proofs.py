@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expirytrack_dagster.collect.cell import UNPROVEN
 from expirytrack_dagster.collect.proof import dead_wings
+from expirytrack_dagster.collect.questions import UNPROVEN
 from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.errors import RequestRefused, ServerError, TokenRejected
 from expirytrack_dagster.state import StateDatabase
