@@ -324,10 +324,8 @@ def killed_at(place: str, name: str, *words: str) -> None:
     assert process.returncode not in {0, 1}
 
 
-@pytest.mark.parametrize(
-    "moment", [("os", "fsync"), ("expirytrack_dagster.backup", "_described")], ids=lambda at: at[1]
-)
-def test_a_killed_backup_leaves_what_the_next_one_removes(filled: Path, moment: tuple[str, str]) -> None:
+@pytest.mark.parametrize("moment", ["os fsync", "expirytrack_dagster.backup _described"])
+def test_a_killed_backup_leaves_what_the_next_one_removes(filled: Path, moment: str) -> None:
     """No file of a backup's name, and afterwards one whole backup and no copy of the home."""
     open_vault(load_settings()).data_key("backup")
     killed_at(*moment.split(), "backup")

@@ -201,6 +201,26 @@ def test_threads_and_processes_write_one_chain(tmp_path: Path) -> None:
     assert (result.lines, result.damage) == (40, [])
 
 
+def test_a_program_that_is_killed_leaves_a_sound_log(tmp_path: Path) -> None:
+    """Killed again and again while it writes: nothing looks like damage, and every line is there."""
+    program = (
+        "import sys, pathlib; from expirytrack_dagster.security.audit import AuditLog\n"
+        "log = AuditLog(pathlib.Path(sys.argv[1]))\n"
+        "while True: log.append('use', {'padding': 'x' * 2000})"
+    )
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for trial in range(5):
+        process = subprocess.Popen([sys.executable, "-c", program, str(log.path)])
+        lines = log.verify().lines
+        while log.verify().lines < lines + 3 + trial:
+            assert process.poll() is None
+        process.kill()
+        process.wait(timeout=30)
+        assert log.verify().damage == []
+    log.append("login", {})
+    assert (log.verify().damage, log.verify().torn) == ([], False)
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     """An event that is not noted is an error, not a silence."""
     log = AuditLog(tmp_path / "audit.jsonl")
