@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import StorageError
@@ -73,6 +73,7 @@ def test_record_writes_below_the_home_for_its_owner_alone(home: Path) -> None:
         assert modes == {"home": 0o700, "audit.jsonl": 0o600, "audit.head": 0o600}
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_single_edit_is_found(written: tuple[bytes, bytes], data: st.DataObject) -> None:
     """Whatever is cut out, put in or overwritten anywhere: only a torn last line, which loses nothing, is no damage."""
