@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules, sensors and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
