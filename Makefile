@@ -30,7 +30,7 @@ lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, pack
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml expirytrack_dagster
 	$(BIN)/python -m pip check
 
-audit: $(VENV)/ready  ## Known vulnerabilities of the locked packages (needs the network: pypi.org).
+audit: $(VENV)/ready  ## Known vulnerabilities of the locked packages (needs the network).
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 bench: $(VENV)/ready  ## Measure, each figure beside a peer or a floor of the same run (ARGS=--quick for small sizes).
