@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test lint audit bench lock clean
+.PHONY: demo ui test e2e images lint audit bench lock clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -15,6 +15,12 @@ ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 
 test: $(VENV)/ready  ## Run all tests, two files at a time.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile expirytrack_dagster_tests/e2e
+
+images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
+	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
 
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .

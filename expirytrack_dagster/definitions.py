@@ -15,6 +15,7 @@ from expirytrack_dagster.checks.chain import chain
 from expirytrack_dagster.checks.horizon import leaving_soon
 from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.checks.token import access_token
+from expirytrack_dagster.instance import warn_of_another_instance
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
@@ -61,7 +62,9 @@ def defs() -> dg.Definitions:
         ConfigurationError: a setting of the environment cannot be used.
         UnsafeFile: other users can read the home, and it cannot be closed to them.
     """
+    settings = load_settings()
+    warn_of_another_instance(settings)
     close_what_is_made()  # the runs that this process starts inherit it
-    for sentence in close_home(load_settings()):
+    for sentence in close_home(settings):
         _LOG.warning(sentence)
     return build_defs()

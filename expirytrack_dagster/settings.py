@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     proof_share: float = Field(
         0.01, ge=0, le=1, description="Share of contracts compared with daily candles, beyond those at the money."
     )
-    batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
+    batch_rows: int = Field(122_880, ge=5_000, description="Candles validated and staged at once.")
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
     )

@@ -4,6 +4,8 @@ Neither has partitions nor rows: their figures are the metadata of each material
 asks the API.
 """
 
+from typing import Any
+
 import dagster as dg
 
 from expirytrack_dagster.assets.candles import candles
@@ -13,8 +15,8 @@ from expirytrack_dagster.checks.results import failing_table
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
-_QUARTER: dg.AutomationCondition[dg.AssetKey] = dg.AutomationCondition.cron_tick_passed("*/15 * * * *", "Asia/Kolkata")
-_CELLS: dg.AutomationCondition[dg.AssetKey] = dg.AutomationCondition.any_deps_updated()
+_QUARTER: dg.AutomationCondition[Any] = dg.AutomationCondition.cron_tick_passed("*/15 * * * *", "Asia/Kolkata")
+_CELLS: dg.AutomationCondition[Any] = dg.AutomationCondition.any_deps_updated()
 NEWS = _CELLS.since_last_handled() & _QUARTER.since_last_handled() & ~dg.AutomationCondition.in_progress()
 """These are pure derivations of the archive: counted again when a cell came in, at most every quarter of an hour."""
 

@@ -7,17 +7,16 @@ Only options, questions and printing: what is encrypted anew, and in which order
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from expirytrack_dagster.security.vault import SourceName
 from expirytrack_dagster.settings import load_settings
 
 keys = typer.Typer(no_args_is_help=True, help="The keys of the vault: their age, and new ones in their place.")
 
 ToOption = Annotated[
-    SourceName | None,
+    Literal["passphrase", "keyring", "file"] | None,
     typer.Option(help="Take the new secret from here; from where the old one came if not given."),
 ]
 ArchiveOption = Annotated[
@@ -61,7 +60,11 @@ def status(*, as_json: JsonOption = False) -> None:
 
 @keys.command()
 def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
-    """Encrypt the vault anew: new data key, new secret; a passphrase is asked for where it is to change."""
+    """Encrypt the vault anew: new data key, new secret.
+
+    A passphrase stays, unless --to passphrase is given: then a new one is asked for, or EXPIRYTRACK_PASSPHRASE is taken
+    by a vault that had none.
+    """
     from expirytrack_dagster import console
     from expirytrack_dagster.conversion import renew_archive_key
     from expirytrack_dagster.security import audit, key_sources
@@ -74,7 +77,8 @@ def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
         console.say(f"There is no vault at {settings.vault} yet: nothing to rotate.")
         return
     new = key_sources.source(to or found.source, settings)
-    if to == "passphrase":
+    asked = to == "passphrase" and (settings.passphrase is None or found.source == "passphrase")
+    if asked:
         new = key_sources.Passphrase(_asked())
     if archive:
         with console.slow_bar("Writing", "MB") as progress:
@@ -83,7 +87,7 @@ def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
     vault.rotate(new)
     audit.record(settings, "keys_rotated", source=to or found.source)
     console.say(f"Rotated: new keys, the secret from the {to or found.source}.")
-    if to == "passphrase":
+    if asked:
         console.say("Set EXPIRYTRACK_PASSPHRASE to the new passphrase before the next command.")
 
 

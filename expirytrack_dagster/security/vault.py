@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 Purpose = Literal["database", "staging", "cache", "backup"]
-SourceName = Literal["passphrase", "keyring", "file"]
 
 ROUNDS = 600_000
 """Rounds of PBKDF2 in a new vault; one that asks for fewer is refused (OWASP's figure for HMAC-SHA256)."""

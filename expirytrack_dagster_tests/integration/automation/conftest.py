@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -126,17 +127,11 @@ class Machine:
 
     def sensor(self, name: str) -> dg.SkipReason | int:
         """Evaluate a sensor now and run what it requests; return how many runs, or why none."""
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            instance_ref=self.instance.get_ref(),
-            cursor=self.cursors.get(name),
-            resources=self.resources,
-            repository_def=self.defs.get_repository_def(),
-        )
-        with context:
-            tick = self.defs.resolve_sensor_def(name).evaluate_tick(context)
-        self.cursors[name] = tick.cursor
-        return self._run(tick)
+        return self._run(self._tick(name))
+
+    def sensor_events(self, name: str) -> list[Any]:
+        """Evaluate a sensor now and return the events that it reports."""
+        return list(self._tick(name).asset_events)
 
     def sensor_until_idle(self, name: str) -> dg.SkipReason:
         """Evaluate a sensor again and again until it skips, and return why."""
@@ -151,6 +146,19 @@ class Machine:
         """Return the archive's answer to a query."""
         with Warehouse(self.settings.database).reading() as connection:
             return connection.execute(sql).fetchall()
+
+    def _tick(self, name: str) -> Any:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursors.get(name),
+            resources=self.resources,
+            repository_def=self.defs.get_repository_def(),
+        )
+        with context:
+            tick = self.defs.resolve_sensor_def(name).evaluate_tick(context)
+        self.cursors[name] = tick.cursor
+        return tick
 
     def _run(self, tick: Any) -> dg.SkipReason | int:
         requests = [request for request in tick.run_requests or [] if request.run_key not in self.used_keys]
@@ -173,24 +181,21 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]:
     """Return a function that sets up a machine with some tracked underlyings at a moment."""
-    opened = []
+    opened = ExitStack()
 
     def start(moment: datetime, symbols: list[str], token: str, market: SyntheticMarket | None = None) -> Machine:
         CLOCK.seconds = moment.timestamp()
-        sandbox = running(market or RollingMarket(strikes=1, days=1), limits=())
-        upstox = sandbox.__enter__()
-        opened.append(sandbox)
+        upstox = opened.enter_context(running(market or RollingMarket(strikes=1, days=1), limits=()))
         monkeypatch.setenv("EXPIRYTRACK_API_URL", upstox.url)
         monkeypatch.setenv("EXPIRYTRACK_ACCESS_TOKEN", token)
         monkeypatch.setenv("EXPIRYTRACK_WORKERS", "1")
         settings = load_settings()
-        instance = open_instance(settings)
-        opened.append(instance)
-        ready = Machine(settings, instance.__enter__(), upstox, build_defs(upstox=NightUpstox()))
+        ready = Machine(
+            settings, opened.enter_context(open_instance(settings)), upstox, build_defs(upstox=NightUpstox())
+        )
         for symbol in symbols:
             track(settings, ready.instance, symbol)
         return ready
 
-    yield start
-    for context in reversed(opened):
-        context.__exit__(None, None, None)
+    with opened:
+        yield start

@@ -70,6 +70,18 @@ def test_a_vault_moves_to_a_passphrase_that_is_asked_for_twice(monkeypatch: pyte
     assert open_vault(load_settings()).get("token") == b"one"
 
 
+def test_a_server_takes_the_passphrase_that_is_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked where nobody sits; and from then on it is needed."""
+    open_vault(load_settings()).put("token", b"one")
+    monkeypatch.setenv("EXPIRYTRACK_PASSPHRASE", "of the service")
+    done = run("rotate", "--to", "passphrase")
+    assert (done.exit_code, "New passphrase" in done.output) == (0, False)
+    assert list((home / "keys").iterdir()) == []
+    assert json.loads(run("status", "--json").output)["source"] == "passphrase"
+    monkeypatch.delenv("EXPIRYTRACK_PASSPHRASE")
+    assert isinstance(run("status").exception, VaultLocked)
+
+
 def test_a_source_that_does_not_exist_is_a_mistake_of_usage() -> None:
     """The answer names the sources."""
     done = run("rotate", "--to", "paper")

@@ -41,6 +41,7 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import client as client_module
 from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.client import Candles, UpstoxClient
+from expirytrack_dagster.upstox.coordinator import Coordinator
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
 from expirytrack_dagster.upstox.tokens import open_store
 
@@ -387,6 +388,32 @@ def test_cancelled_request_is_settled(setup: Setup, server: _Server) -> None:
     setup.run(script)
     free.set()
     assert setup.rows() == [(1, None, "abandoned")]
+
+
+def test_an_answer_that_arrived_outlives_its_cancelled_task(
+    setup: Setup, server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between the arrival of an answer and its settling, a task is not asked again by the next one."""
+    server.answers.append(ok(["2025-08-28"]))
+
+    async def script(client: UpstoxClient) -> None:
+        task = asyncio.create_task(expiries(client))
+        settle = Coordinator.settle
+
+        async def cancelled_meanwhile(self: Coordinator, *arguments: Any) -> None:
+            task.cancel()
+            await settle(self, *arguments)
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(Coordinator, "settle", cancelled_meanwhile)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    setup.run(script, cache=True)
+    monkeypatch.undo()
+    assert setup.run(expiries, cache=True) == [date(2025, 8, 28)]
+    assert setup.rows() == [(1, 200, "ok")]
+    assert len(server.seen) == 1
 
 
 def test_huge_answer_is_refused(setup: Setup, server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -26,9 +27,9 @@ TODAY = date(2025, 9, 1)
 WARNING = timedelta(days=14)
 
 
-def cell(symbol: str = "NIFTY", expiry: date = date(2025, 8, 28), **known: object) -> Cell:
+def cell(symbol: str = "NIFTY", expiry: date = date(2025, 8, 28), **known: Any) -> Cell:
     """Return a cell that was never asked for, unless something else is known of it."""
-    given: dict[str, object] = {
+    given: dict[str, Any] = {
         "contracts": 0,
         "final": 0,
         "stuck": 0,
@@ -37,7 +38,7 @@ def cell(symbol: str = "NIFTY", expiry: date = date(2025, 8, 28), **known: objec
         "leaves": None,
         **known,
     }
-    return Cell(symbol, expiry, **given)  # type: ignore[arg-type]
+    return Cell(symbol, expiry, **given)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def cell(symbol: str = "NIFTY", expiry: date = date(2025, 8, 28), **known: objec
         pytest.param({"contracts": 5, "final": 4, "stuck": 1, "listed": False}, False, False, id="withdrawn, stuck"),
     ],
 )
-def test_what_is_due(known: dict[str, object], due: bool, waits: bool) -> None:  # noqa: FBT001 -- a table of facts
+def test_what_is_due(known: dict[str, Any], due: bool, waits: bool) -> None:  # noqa: FBT001 -- a table of facts
     """A cell is due, waits for the API, or neither."""
     assert cell(**known).is_due is due
     assert cell(**known).waits_for_the_api is waits
@@ -96,7 +97,7 @@ def test_what_is_about_to_leave(cells: list[Cell]) -> None:
 
 def test_missing_contracts_are_counted_where_they_are_known() -> None:
     """A cell whose list was never asked for misses nobody knows how many."""
-    known = {"leaves": TODAY, "contracts": 9, "final": 7}
+    known: dict[str, Any] = {"leaves": TODAY, "contracts": 9, "final": 7}
     assert [one.missing for one in about_to_leave([cell(**known), cell(leaves=TODAY)], TODAY, WARNING)] == [2, None]
 
 

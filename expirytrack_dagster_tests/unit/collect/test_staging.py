@@ -52,8 +52,9 @@ def status(key: str, state: State = State.COMPLETE) -> ContractStatus:
 
 
 def staged(staging: CellStaging) -> pd.DataFrame:
-    """Return every staged row."""
-    return pd.concat([*rows_of(staging.batches(), SCHEMA.names)], ignore_index=True)
+    """Return every staged row, contracts and rules as text."""
+    frames = [*rows_of(staging.batches(), SCHEMA.names)] or [SCHEMA.empty_table().to_pandas()]
+    return pd.concat([frame.astype({"instrument_key": "str", "rule": "str"}) for frame in frames], ignore_index=True)
 
 
 def test_rows_and_states_come_back_as_they_went(staging: CellStaging) -> None:
@@ -123,7 +124,7 @@ def test_a_damaged_file_is_removed_and_the_others_stay(staging: CellStaging, dam
         case "footer":
             content[-20] ^= 0xFF
         case "flip":
-            content[60] ^= 0x10
+            content[len(content) // 2] ^= 0x10
         case _:
             content = bytearray(b"not parquet at all")
     hurt.write_bytes(content)
