@@ -71,7 +71,11 @@ def _table(made: Plan) -> Table:
 
     grid = Table(title="What is missing, in the order of the work", title_justify="left")
     for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave", "rests on"):
-        grid.add_column(name, justify="right" if name in {"contracts", "requests", "candles", "MB"} else "left")
+        grid.add_column(
+            name,
+            no_wrap=name == "cell",
+            justify="right" if name in {"contracts", "requests", "candles", "MB"} else "left",
+        )
     for cell in made.cells[:SHOWN]:
         finish = cell.finish.astimezone(IST) if cell.finish else None
         late = "" if cell in made.tonight else " (not before the token dies)"
