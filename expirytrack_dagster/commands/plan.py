@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 30
 
+_MARKS = {"known": "", "estimated": "~", "guessed": "?"}
+
 AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; every tracked one if none is given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -70,7 +72,7 @@ def _table(made: Plan) -> Table:
     from expirytrack_dagster.quality.rules import IST
 
     grid = Table(title="What is missing, in the order of the work", title_justify="left")
-    for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave", "rests on"):
+    for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave"):
         grid.add_column(
             name,
             no_wrap=name == "cell",
@@ -82,15 +84,15 @@ def _table(made: Plan) -> Table:
         grid.add_row(
             f"{cell.underlying} {cell.expiry}",
             f"{cell.contracts:,}",
-            f"{cell.requests:,}",
+            f"{_MARKS[cell.basis]}{cell.requests:,}",
             f"{cell.rows:,}",
             f"{cell.bytes / 1e6:,.1f}",
             f"{finish:%d %b %H:%M}{late}" if finish else "",
             str(cell.leaves or ""),
-            str(cell.basis),
         )
+    grid.caption = "~ estimated from cells that were collected, ? guessed before the first one"
     if len(made.cells) > SHOWN:
-        grid.caption = f"and {len(made.cells) - SHOWN:,} more; --json lists all"
+        grid.caption = f"and {len(made.cells) - SHOWN:,} more (--json lists all); {grid.caption}"
     return grid
 
 

@@ -107,7 +107,7 @@ def test_a_plan_for_a_person(run: Command, monkeypatch: pytest.MonkeyPatch) -> N
         assert len(upstox.requests()) == before
     assert code == 0
     assert out.index(f"NIFTY {DATES[0]}") < out.index(f"NIFTY {DATES[1]}")
-    assert "guessed" in out
+    assert "?215" in out
     assert "2 cells need about 430 requests" in " ".join(out.split())
     assert run("plan", "SENSEX")[0] == 1
 
