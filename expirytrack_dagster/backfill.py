@@ -24,7 +24,7 @@ from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.upstox.tokens import get_valid_token
 from expirytrack_dagster.warehouse import reader
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ class Backfill:
         self._settings = settings
         self._tell = tell
         self._instance = instance
-        self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+        self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 
@@ -199,7 +199,9 @@ class Backfill:
         report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
-            _raise_if_failed(report.error, report.exit_code)
+            raise AuthenticationError(
+                f"{report.error} What arrived of {symbol} {day} is kept: then run the same command again."
+            )
         if report.error:
             outcome.errors.append(f"{symbol} {day}: {report.error}")
 

@@ -32,6 +32,7 @@ from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.verification import Severity, Verification, verify_archive
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.sums import table_sums
 
@@ -61,7 +62,10 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A home that was made of a backup: `compared` says that every table was found equal to its copy."""
+    """A home that was made of a backup.
+
+    `compared` says that every table was found equal to its copy, `encrypted` that the archive is, as it was.
+    """
 
     home: Path
     made_at: str
@@ -70,6 +74,7 @@ class Restored:
     proven: bool
     summary: str
     compared: bool
+    encrypted: bool
 
 
 def back_up(settings: Settings, folder: Path | None = None) -> Backup:
@@ -146,7 +151,7 @@ def restore(
     """Make a home of a backup; it gets its name when all of it has proved equal to what was backed up.
 
     Args:
-        settings: of this process; those of the new home differ from them in the home alone.
+        settings: of this process; those of the new home differ in the home, and are encrypted as the old one was.
         archive: the backup.
         into: the new home: a folder that is empty or not there.
         openers: tried in order.
@@ -166,7 +171,7 @@ def restore(
         made = Path(tempfile.mkdtemp(prefix=f"{into.name}.restoring-", dir=into.parent))
         try:
             manifest = backup_file.unpack(archive, file_key, made, progress)
-            home = settings.model_copy(update={"home": made})
+            home = settings.model_copy(update={"home": made, "encryption": manifest.encrypted})
             if manifest.vault:
                 open_vault(home).adopt(manifest.vault)
             proof, compared = _proved(home, manifest)
@@ -178,7 +183,16 @@ def restore(
             shutil.rmtree(made, ignore_errors=True)
             raise
     rows = {name: table.rows for name, table in manifest.tables.items()}
-    return Restored(into, manifest.made_at, len(manifest.parts), rows, proof.proven, proof.summary, compared)
+    return Restored(
+        home=into,
+        made_at=manifest.made_at,
+        parts=len(manifest.parts),
+        rows=rows,
+        proven=proof.proven,
+        summary=proof.summary,
+        compared=compared,
+        encrypted=manifest.encrypted,
+    )
 
 
 def _described(settings: Settings, copy: Path, now: datetime) -> tuple[Manifest, Verification]:
@@ -196,6 +210,7 @@ def _described(settings: Settings, copy: Path, now: datetime) -> tuple[Manifest,
         tables={name: Table(rows, str(checksum)) for name, (rows, checksum) in sums.items()},
         findings=_told(proof),
         audit_head=log.head,
+        encrypted=settings.encryption,
         vault=open_vault(settings).export(),
         parts=[backup_file.describe(path.relative_to(copy), copy) for path in files],
     )
@@ -231,7 +246,9 @@ def _told(proof: Verification) -> list[str]:
 
 
 def _warehouse(settings: Settings, folder: Path) -> Warehouse:
-    return Warehouse(folder / settings.database.name, lock_timeout=settings.lock_timeout)
+    """Return the archive, or a copy of it, in a folder; a copy is encrypted as the archive is."""
+    path = folder / settings.database.name
+    return Warehouse(path, lock_timeout=settings.lock_timeout, key=archive_key(settings))
 
 
 @contextmanager

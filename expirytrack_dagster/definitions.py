@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
@@ -13,16 +15,20 @@ from expirytrack_dagster.checks.chain import chain
 from expirytrack_dagster.checks.horizon import leaving_soon
 from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.checks.token import access_token
+from expirytrack_dagster.instance import warn_of_another_instance
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
 from expirytrack_dagster.schedules import build_schedules
+from expirytrack_dagster.security.access import close_home, close_what_is_made
 from expirytrack_dagster.sensors import build_sensors
 from expirytrack_dagster.settings import load_settings
 
+_LOG = logging.getLogger(__name__)
+
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules, sensors and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -50,5 +56,15 @@ def build_defs(**overrides: object) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return the definitions of the code location; built when Dagster loads it, not at import."""
+    """Return the definitions of the code location; built when Dagster loads it, not at import.
+
+    Raises:
+        ConfigurationError: a setting of the environment cannot be used.
+        UnsafeFile: other users can read the home, and it cannot be closed to them.
+    """
+    settings = load_settings()
+    warn_of_another_instance(settings)
+    close_what_is_made()  # the runs that this process starts inherit it
+    for sentence in close_home(settings):
+        _LOG.warning(sentence)
     return build_defs()

@@ -29,6 +29,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        ├── QueryRefused                 a query that would write or look outside, or is no SQL
         ├── VaultError                   secrets cannot be kept or given out
         │   ├── VaultLocked              what opens the vault is missing or is not the right one
         │   ├── VaultDamaged             the vault was altered, cut off, or is not a vault
@@ -36,6 +37,8 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         └── StorageError
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
+            ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
+            ├── WrongKey                 encrypted with a key that the vault does not hold
             ├── SchemaTooNew             the file was written by a newer version
             ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
             ├── BackupRefused            a backup that cannot be made, or must not be restored
@@ -184,6 +187,10 @@ class ConfigurationError(CriticalError):
     """A setting, symbol or key that cannot be used as it stands."""
 
 
+class QueryRefused(CriticalError):
+    """A query that does more than read the archive, or that the database does not understand."""
+
+
 class VaultError(CriticalError):
     """Secrets cannot be kept or given out as things stand."""
 
@@ -212,6 +219,14 @@ class DatabaseLocked(StorageError):
 
 class DatabaseCorrupt(StorageError):
     """A database file is damaged."""
+
+
+class EncryptionMismatch(StorageError):
+    """A file is encrypted and the settings say plain, or the other way round."""
+
+
+class WrongKey(StorageError):
+    """A database file is encrypted with another key than the vault's."""
 
 
 class SchemaTooNew(StorageError):

@@ -4,10 +4,15 @@ A job selects assets (`expiries` has one dimension and the cells have two, so th
 function of the rooms below. When jobs run by themselves is said in `schedules.py`.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from expirytrack_dagster.checks.specs import chain_checks
 from expirytrack_dagster.partitions import cells
+
+if TYPE_CHECKING:  # has no public name
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 expiry_fetch = dg.define_asset_job(
     "expiry_fetch",
@@ -62,4 +67,10 @@ def backup() -> None:
     _back_up()
 
 
-all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation, backup]
+all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
+    expiry_fetch,
+    contract_fetch,
+    historical_data_fetch,
+    data_validation,
+    backup,
+]

@@ -19,6 +19,7 @@ from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contr
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
 from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
+from expirytrack_dagster.launcher import PROCESS_TAG, this_process
 
 if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import ProgressSource
@@ -94,7 +95,7 @@ class Runner:
             instance=self._instance,
             partition_key=partition,
             run_config={"ops": ops or {}, "loggers": _QUIET},
-            tags={"expirytrack/started_by": "command line"},
+            tags={"expirytrack/started_by": "command line", PROCESS_TAG: this_process()},
             raise_on_error=False,
         )
         if _was_interrupted(result):

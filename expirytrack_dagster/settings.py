@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     proof_share: float = Field(
         0.01, ge=0, le=1, description="Share of contracts compared with daily candles, beyond those at the money."
     )
-    batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
+    batch_rows: int = Field(122_880, ge=5_000, description="Candles validated and staged at once.")
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
     )
@@ -252,6 +252,10 @@ class Settings(BaseSettings):
     encryption: bool = Field(
         default=False,
         description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
+    )
+    open_home: bool = Field(
+        default=False,
+        description="Go on although other users can read the home, where its disk keeps no rights (network drives).",
     )
     backups: Path | None = Field(
         None, description="Folder of backups, best on another disk; `backups` below the home if not given."
@@ -290,8 +294,8 @@ class Settings(BaseSettings):
 
     @property
     def answers(self) -> Path:
-        """The SQLite file of kept answers."""
-        return self.home / "cache" / "answers.sqlite"
+        """The SQLite file of kept answers; encrypted ones have a file of their own."""
+        return self.home / "cache" / ("sealed.sqlite" if self.encryption else "answers.sqlite")
 
     @property
     def staging(self) -> Path:

@@ -9,6 +9,8 @@ import dagster as dg
 from expirytrack_dagster.quality.catalogue import Table, column_descriptions
 
 OWNERS = ["team:expirytrack"]
+POOL = "upstox"
+"""What asks for cells; dagster.yaml says how many runs of it go at once. Discovery is one request, and goes first."""
 
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36), warn_window=timedelta(hours=26))
 """What is asked or summed up once a day at least: late after a day and two hours, stale after a day and a half."""

@@ -7,7 +7,7 @@ from datetime import date
 
 import dagster as dg
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema, documents
+from expirytrack_dagster.assets.common import OWNERS, POOL, CollectConfig, column_schema, documents
 from expirytrack_dagster.assets.expiries import expiries
 from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import contracts_checks
@@ -28,6 +28,7 @@ from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     check_specs=contracts_checks,
     io_manager_key="archive",
+    pool=POOL,
     group_name="archive",
     kinds={"upstox", "duckdb"},
     owners=OWNERS,

@@ -82,6 +82,10 @@ def restore(
     console.say(result.summary)
     if home != settings.home:
         console.say(f"To use it, set EXPIRYTRACK_HOME={home}.")
+    if result.encrypted != settings.encryption:
+        console.say(
+            f"Its archive is {'' if result.encrypted else 'not '}encrypted: set EXPIRYTRACK_ENCRYPTION to suit."
+        )
 
 
 def _opens(archive: Path, openers: Openers) -> bool:

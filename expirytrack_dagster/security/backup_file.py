@@ -74,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tables: What was counted in the copy of the archive.
         findings: What `verify` found in that copy.
         audit_head: `NUMBER:HASH` of the last line of the audit log.
+        encrypted: Whether the archive among the parts is encrypted, with a key of the vault.
         vault: Secrets and keys of the vault; empty where there was none.
         parts: The files, in the order of their contents.
     """
@@ -85,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tables: dict[str, Table]
     findings: list[str]
     audit_head: str
+    encrypted: bool
     vault: bytes = msgspec.field()
     parts: list[Part] = msgspec.field()
 
@@ -162,7 +164,7 @@ def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: 
                 sealed.write(len(encoded).to_bytes(4, "big") + encoded)
                 for part in manifest.parts:
                     with (folder / part.path).open("rb") as source:
-                        _pass_on(lambda size, source=source: source.read(size), sealed.write, part)
+                        _pass_on(source.read, sealed.write, part)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -191,10 +193,10 @@ def unlock(path: Path, openers: Openers) -> bytes | None:
     for key in openers.keys:
         if (found := _unwrapped(key, lid.by_key)) is not None:
             return found
-    for passphrase in openers.passphrases if lid.by_passphrase else ():
-        found = _unwrapped(_stretched(passphrase, lid.by_passphrase), lid.by_passphrase.wrapped)
-        if found is not None:
-            return found
+    if slot := lid.by_passphrase:
+        for passphrase in openers.passphrases:
+            if (found := _unwrapped(_stretched(passphrase, slot), slot.wrapped)) is not None:
+                return found
     return None
 
 

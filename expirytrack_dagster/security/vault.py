@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 Purpose = Literal["database", "staging", "cache", "backup"]
-SourceName = Literal["passphrase", "keyring", "file"]
 
 ROUNDS = 600_000
 """Rounds of PBKDF2 in a new vault; one that asks for fewer is refused (OWASP's figure for HMAC-SHA256)."""
@@ -62,15 +61,15 @@ _log = logging.getLogger(__name__)
 class VaultStatus:
     """What may be told about a vault.
 
-    `source` is where its secret comes from; `made_at` (UTC) is when its keys were made or last rotated; `due` says that
-    they are older than the settings want.
+    `source` is where its secret comes from; `made_at` (UTC) is when its keys were made or last rotated, `age_days` how
+    long that is ago; `finding` is the sentence to say when that is longer than the settings want.
     """
 
     source: str
     rounds: int
     made_at: datetime
-    age: timedelta
-    due: bool
+    age_days: float
+    finding: str | None
     names: list[str]
     purposes: list[str]
 
@@ -158,19 +157,36 @@ class Vault:
         with self._changing() as contents:
             return contents.keys.setdefault(purpose, secrets.token_bytes(_KEY_BYTES))
 
+    def next_key(self, purpose: Purpose) -> bytes:
+        """Return a new key for this purpose, kept beside the one in use until `promote` puts it in its place."""
+        with self._changing() as contents:
+            return contents.keys.setdefault(f"{purpose}.next", secrets.token_bytes(_KEY_BYTES))
+
+    def promote(self, purpose: Purpose) -> None:
+        """Use the new key for this purpose from now on and forget the old one; nothing happens if there is none."""
+        with self._changing() as contents:
+            if (key := contents.keys.pop(f"{purpose}.next", None)) is not None:
+                contents.keys[purpose] = key
+
     def status(self, now: datetime | None = None) -> VaultStatus | None:
         """Open and prove the vault and return what may be told about it; None when there is none."""
         opened = self._read()
         if opened is None:
             return None
         made_at = datetime.fromtimestamp(opened.header.made_at, UTC)
-        age = max(timedelta(0), (now or datetime.now(UTC)) - made_at)
+        age_days = max(timedelta(0), (now or datetime.now(UTC)) - made_at) / timedelta(days=1)
+        limit = self._settings.key_age_days
         return VaultStatus(
             source=self._source(opened.header).name,
             rounds=opened.header.rounds,
             made_at=made_at,
-            age=age,
-            due=age >= timedelta(days=self._settings.key_age_days),
+            age_days=age_days,
+            finding=(
+                f"The keys of the vault are {age_days:.0f} days old and were to be changed after {limit}: run "
+                "'expirytrack keys rotate'."
+                if age_days >= limit
+                else None
+            ),
             names=sorted(opened.contents.entries),
             purposes=sorted(opened.contents.keys),
         )
@@ -295,6 +311,12 @@ class Vault:
 def open_vault(settings: Settings) -> Vault:
     """Return the vault of this home; see `Vault` for what its methods raise."""
     return Vault(settings)
+
+
+def rotation_finding(settings: Settings, now: datetime | None = None) -> str | None:
+    """Return the sentence to say when the keys of this home's vault are too old; raises like the methods of `Vault`."""
+    status = open_vault(settings).status(now)
+    return None if status is None else status.finding
 
 
 def _checked(sealed: bytes, path: object) -> _Header:

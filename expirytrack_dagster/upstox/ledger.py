@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -113,9 +114,11 @@ def scope_of_account(account: str, scope_of: Callable[[Endpoint], str]) -> Calla
 
     An account's name stands for one user (`tokens.TokenStore`). The default one has the scopes without a name.
     """
-    if account == DEFAULT_ACCOUNT:
-        return scope_of
-    return lambda endpoint: f"{scope_of(endpoint)} of {account}"
+    return scope_of if account == DEFAULT_ACCOUNT else partial(_named_scope, account, scope_of)
+
+
+def _named_scope(account: str, scope_of: Callable[[Endpoint], str], endpoint: Endpoint) -> str:
+    return f"{scope_of(endpoint)} of {account}"
 
 
 class RequestLedger:

@@ -109,6 +109,9 @@ GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
 
+# Sorting the day of a wide chain takes 140 MB if it may, and no longer with this.
+_FOR_A_DAY = "64MB"
+
 # Only cells that are not sealed: of a large archive a few, and a tick of a sensor has no time to count all contracts.
 _UNSEALED = """
 WITH unsealed AS (SELECT underlying, expiry FROM expiries ANTI JOIN cell_seals USING (underlying, expiry)),
@@ -243,7 +246,8 @@ def chain_days(warehouse: Warehouse, underlying: str, expiry: date) -> Iterator[
     cell = {"underlying": underlying, "expiry": expiry}
     for day in _frame(warehouse, _DAYS, cell)["day"]:
         start = datetime.combine(day, time(), _IST)
-        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, ("instrument_key", "instrument_type"))
+        kinds = ("instrument_key", "instrument_type")
+        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, kinds, memory_limit=_FOR_A_DAY)
 
 
 def trades(
@@ -300,8 +304,17 @@ def experience(warehouse: Warehouse) -> pd.DataFrame:
     return _frame(warehouse, _EXPERIENCE, {})
 
 
-def _frame(warehouse: Warehouse, sql: str, bound: Mapping[str, Any], categories: Sequence[str] = ()) -> pd.DataFrame:
+def _frame(
+    warehouse: Warehouse,
+    sql: str,
+    bound: Mapping[str, Any],
+    categories: Sequence[str] = (),
+    *,
+    memory_limit: str | None = None,
+) -> pd.DataFrame:
     with warehouse.reading() as connection:
+        if memory_limit:
+            connection.execute(f"SET memory_limit = '{memory_limit}'")
         table = connection.execute(sql, bound).to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=_BOOLEAN.get, categories=list(categories))
     return frame

@@ -32,6 +32,7 @@ from expirytrack_dagster.collect.states import status_frame
 from expirytrack_dagster.collect.windows import Windows
 from expirytrack_dagster.sandbox import wire
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.client import Candles
 from expirytrack_dagster.upstox.decode import decode_candles
@@ -212,12 +213,13 @@ def _collect(answers: Mapping[str, bytes], expiry: date, home: Path) -> tuple[in
             sealed=(),
             traded=(),
             partial=(),
+            odd=(),
             oldest=None,
             proof_share=0.0,
             minutes=Windows(state, 1830),
             days=Windows(state, 1830, "day"),
             workers=10,
-            batch_rows=300_000,
+            batch_rows=load_settings().batch_rows,
         )
     began = time.perf_counter()
     batches = asyncio.run(collect_cell(_Kept(answers), request, staging, _Silent()))
