@@ -35,15 +35,14 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.planning import outlook
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
     state = StateDatabase(settings.state)
     symbols = [tracking.find(state, symbol).symbol] if symbol else [known.symbol for known in tracking.tracked(state)]
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")
-    archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
-    look = outlook(settings, archive, open_ledger(settings), datetime.now(tz=UTC))
+    look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
     made = look.plan(look.missing(symbols))
     unlisted = sorted(set(symbols) - {cell.underlying for cell in look.cells})
     if as_json:
