@@ -163,9 +163,9 @@ def _tick(instance: dg.DagsterInstance) -> tuple[float, int]:
             began = time.perf_counter()
             requests = sensor.evaluate_tick(context).run_requests or ()
             taken.append(time.perf_counter() - began)
-    if not requests:
+    if not requested:
         raise RuntimeError("the sensor has to have something to request")
-    return statistics.median(taken), len(requests)
+    return statistics.median(taken), requested
 
 
 def _page(settings: Settings, upstox: Running) -> float:
