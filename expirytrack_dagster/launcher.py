@@ -41,7 +41,8 @@ class WatchedRunLauncher(DefaultRunLauncher):
         if PROCESS_TAG in run.tags:
             process = run.tags[PROCESS_TAG]
             return _running() if _is_alive(process) else _gone(f"Process {process} has ended without a word.")
-        server = self._get_grpc_client_for_termination(run.run_id)
+        # Dagster does not annotate this method.
+        server = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if server is None:
             return _running()
         try:

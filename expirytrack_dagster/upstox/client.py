@@ -212,7 +212,7 @@ class UpstoxClient:
     ) -> tuple[T, int, int]:
         """Return the decoded answer, the size of its body and the number of the try that brought it, 0 if kept."""
         url = self._settings.api_url + path
-        if self._cache and not self._fresh and (kept := await self._kept(url)):
+        if not self._fresh and (kept := await self._kept(url)):
             with suppress(TruncatedResponse, MalformedResponse):  # kept by a version that was less strict
                 return decode(kept), len(kept), 0
         await self._bearer.header()  # without a token, nobody needs to wait for a slot
@@ -229,6 +229,8 @@ class UpstoxClient:
         return value, len(body), number
 
     async def _kept(self, url: str) -> bytes | None:
+        if self._cache is None:
+            return None
         return await asyncio.get_running_loop().run_in_executor(self._cache_thread, self._cache.get, url)
 
     def _keep(self, call: Call, path: str, body: bytes, rows: int) -> None:

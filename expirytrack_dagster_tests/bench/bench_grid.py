@@ -151,7 +151,8 @@ def _tick(instance: dg.DagsterInstance) -> tuple[float, int]:
     """Return the median seconds of a tick, and how many runs it requests."""
     defs = build_defs()
     sensor = defs.resolve_sensor_def(COLLECTION)
-    taken, requests = [], []
+    taken: list[float] = []
+    requests: Sequence[dg.RunRequest] = ()
     for _ in range(_ROUNDS):
         with dg.build_sensor_context(
             instance=instance,
@@ -160,7 +161,7 @@ def _tick(instance: dg.DagsterInstance) -> tuple[float, int]:
             repository_def=defs.get_repository_def(),
         ) as context:
             began = time.perf_counter()
-            requests = sensor.evaluate_tick(context).run_requests or []
+            requests = sensor.evaluate_tick(context).run_requests or ()
             taken.append(time.perf_counter() - began)
     if not requests:
         raise RuntimeError("the sensor has to have something to request")

@@ -10,7 +10,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -111,7 +111,7 @@ def test_dev_serves_the_project(home: Path, log: IO[str], program: str, own: boo
     assert not list(ROOT.glob(".tmp_dagster_home_*"))
 
 
-def asked(url: str, process: subprocess.Popen[bytes]) -> dict[str, object]:
+def asked(url: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Return what the served project says of itself, once it answers."""
     deadline = time.monotonic() + WITHIN
     while True:
