@@ -103,17 +103,18 @@ def implied(
     """
     given = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in (price, forward, strike, years, rate)))
     calls = np.broadcast_to(np.asarray(call, dtype=np.bool_), given[0].shape)
-    columns = [np.full(given[0].size, np.nan) for _ in range(6)]
+    names = ("volatility", "delta", "gamma", "vega", "theta", "rho")
+    columns = {name: np.full(given[0].size, np.nan) for name in names}
     reason = np.zeros(given[0].size, dtype=np.int8)
     flat, flags = [each.ravel() for each in given], calls.ravel()
     for start in range(0, reason.size, _BLOCK):
         part = slice(start, start + _BLOCK)
         rows = [each[part] for each in flat]
         volatility, reason[part] = _volatility(*rows, call=flags[part])
-        columns[0][part] = volatility
-        for column, values in zip(columns[1:], _greeks(*rows, call=flags[part], volatility=volatility), strict=True):
-            column[part] = values
-    return Implied(*columns, reason=reason)
+        greeks = _greeks(*rows, call=flags[part], volatility=volatility)
+        for name, values in zip(names, (volatility, *greeks), strict=True):
+            columns[name][part] = values
+    return Implied(**columns, reason=reason)
 
 
 def price(
