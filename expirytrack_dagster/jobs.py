@@ -34,4 +34,15 @@ data_validation = dg.define_asset_job(
     "request.",
 )
 
-all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation]
+derivation = dg.define_asset_job(
+    "derivation",
+    selection=["daily_bars", "option_chain", "implied_volatility", "chain_metrics"],
+    description="Make what is derived from a cell's candles: daily bars, chain, volatilities, metrics. No request.",
+)
+futures_rolling = dg.define_asset_job(
+    "futures_rolling",
+    selection="continuous_futures",
+    description="Join the futures of an underlying, by three rules. No request.",
+)
+
+all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation, derivation, futures_rolling]
