@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(derive)
 app.add_typer(quarantine, name="quarantine")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
