@@ -62,7 +62,7 @@ def store_bars(warehouse: Warehouse, symbol: str, expiry: date, found: dict[str,
     )
     cells.write_candles(warehouse, symbol, expiry, [staged], status, "test")
     staged.unlink()
-    return table.num_rows
+    return int(table.num_rows)
 
 
 def _table(key: str, bars: Bars) -> pa.Table:

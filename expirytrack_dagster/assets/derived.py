@@ -64,7 +64,7 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
             archive = warehouse.open()
             found = derive(archive, table, underlying, expiry, rate)
             publish(archive, underlying, expiry)
-        told = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
+        told: dict[str, float | str] = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
         return _result(found, started, told, version=f"{found.source_version}-{rate}" if told else found.source_version)
 
     return made
