@@ -149,12 +149,13 @@ def contracts(underlying: str, expiry: date | str | None = None, *, home: Home =
 def candles(underlying: str, expiry: date | str, *, key: str | None = None, home: Home = None) -> Answer:
     """Return the one-minute candles of a cell, or of one contract of it, by contract and time.
 
-    Columns: underlying, expiry, instrument_key, minute, open, high, low, close, volume, open_interest, ts.
+    Columns: underlying, expiry, instrument_key, open, high, low, close, volume, open_interest, ts.
     """
-    sql = "SELECT * FROM candles WHERE $key IS NULL OR instrument_key = $key ORDER BY instrument_key, minute"
-    if key is not None:  # a condition that DuckDB can hold against what it knows of each block
-        sql = "SELECT * FROM candles WHERE instrument_key = $key ORDER BY minute"
-    return _home(home).ask(sql, {"key": key}, underlying, [_day(expiry)])
+    chosen = (
+        "instrument_key = $key" if key else "$key IS NULL"
+    )  # the former can be held against what a block is known for
+    query = f"SELECT * EXCLUDE (minute) FROM candles WHERE {chosen} ORDER BY instrument_key, minute"  # noqa: S608 -- ours
+    return _home(home).ask(query, {"key": key}, underlying, [_day(expiry)])
 
 
 def bars(key: str, interval: Interval = "5m", *, home: Home = None) -> Answer:

@@ -170,3 +170,15 @@ def test_other_candles_are_derived_again(automatic: dg.DagsterInstance) -> None:
     seen = dg.evaluate_automation_conditions(defs, automatic, asset_selection=derived, cursor=seen.cursor)
     assert ("option_chain", str(KEY)) in requested(seen)
     assert ("daily_bars", str(KEY)) in requested(seen)
+
+
+def test_cells_from_before_the_daemon_are_derived_too(automatic: dg.DagsterInstance) -> None:
+    """An archive that was collected on the command line, seen for the first time."""
+    defs, derived = build_defs(), dg.AssetSelection.assets(*CELL_ASSETS)
+    automatic.add_dynamic_partitions("expiry", ["2025-08-28"])
+    arrive(automatic, "1")
+    seen = dg.evaluate_automation_conditions(defs, automatic, asset_selection=derived)
+    assert ("option_chain", str(KEY)) in requested(seen)
+    assert {partition for _, partition in requested(seen)} == {str(KEY)}
+    seen = dg.evaluate_automation_conditions(defs, automatic, asset_selection=derived, cursor=seen.cursor)
+    assert requested(seen) == set()
