@@ -151,9 +151,7 @@ def candles(underlying: str, expiry: date | str, *, key: str | None = None, home
 
     Columns: underlying, expiry, instrument_key, open, high, low, close, volume, open_interest, ts.
     """
-    chosen = (
-        "instrument_key = $key" if key else "$key IS NULL"
-    )  # the former can be held against what a block is known for
+    chosen = "instrument_key = $key" if key else "$key IS NULL"  # the former lets whole blocks be skipped
     query = f"SELECT * EXCLUDE (minute) FROM candles WHERE {chosen} ORDER BY instrument_key, minute"  # noqa: S608 -- ours
     return _home(home).ask(query, {"key": key}, underlying, [_day(expiry)])
 

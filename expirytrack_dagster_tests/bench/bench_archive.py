@@ -242,7 +242,7 @@ def _storing(both: Both, note: str) -> Iterator[Figure]:
         unit="bytes",
         beside=f"SQLite, candles alone: {peer:.1f}",
         ratio=peer / size,
-        note=f"without volatilities; the DuckDB file {own / both.candles:.1f}, published {published / both.candles:.1f}, "
+        note=f"no volatilities; the DuckDB file {own / both.candles:.1f}, published {published / both.candles:.1f}, "
         f"of which candles {copied / both.candles:.1f}; {note}",
     )
 
