@@ -57,5 +57,6 @@ def derive(
     else:
         for sentence in errors:
             console.say(sentence, to=console.err, style="red")
-        console.say(f"{len(wanted):,} cells derived." if wanted else "Everything is derived from the newest candles.")
+        cells = f"{len(wanted):,} cell{'' if len(wanted) == 1 else 's'} derived."
+        console.say(cells if wanted else "Everything is derived from the newest candles.")
     raise typer.Exit(1 if errors else 0)
