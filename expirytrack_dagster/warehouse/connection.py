@@ -8,12 +8,14 @@ belongs in `cells.py`, what is asked in `reader.py`, the tables in `migrations/`
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import duckdb
+import psutil
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
@@ -25,8 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
-# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
-_READING = {"memory_limit": "256MB"}
+# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds, so for writing the
+# limit is the guide's, or DuckDB's own where the machine is smaller (docs/decisions/0083-settings-of-the-engines.md).
+_THREADS = min(4, os.cpu_count() or 1)
+_READING: dict[str, str | int] = {"memory_limit": "256MB", "threads": _THREADS}
+_WRITING: dict[str, str | int] = {
+    "memory_limit": f"{min(4_000, psutil.virtual_memory().total * 0.8 / 1e6):.0f}MB",
+    "threads": _THREADS,
+}
 
 
 class Warehouse:
@@ -130,5 +138,5 @@ class Warehouse:
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             reraise=True,
         )
-        config = {**(_READING if read_only else {}), **self.settings}
+        config = {**(_READING if read_only else _WRITING), **self.settings}
         return retrying(duckdb.connect, self.database, read_only=read_only, config=config)
