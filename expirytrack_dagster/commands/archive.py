@@ -5,7 +5,6 @@ Only options, questions and printing: what is proved is `verification.py`, what 
 
 from __future__ import annotations
 
-import getpass
 import json
 from dataclasses import asdict
 from datetime import date
@@ -120,6 +119,7 @@ def discard(
 
 def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -> None:
     from expirytrack_dagster import console
+    from expirytrack_dagster.security import audit
     from expirytrack_dagster.warehouse import review
     from expirytrack_dagster.warehouse.published import publish
 
@@ -130,8 +130,9 @@ def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -
     if not as_json:
         _show_plan(action, able, stay)
     agreed = len(able) > 0 and (yes or (not as_json and _asked(f"{action.capitalize()} {_rows(len(able))}?")))
-    done = review.review(archive, selection, action, _reviewer()) if agreed else able.iloc[:0]
+    done = review.review(archive, selection, action, audit.current_user()) if agreed else able.iloc[:0]
     if agreed:
+        audit.record(load_settings(), action, rows=len(done), **_named(selection))
         publish(archive, selection.underlying, selection.expiry)
     if as_json:
         report = {"action": action, "changed": agreed, "rows": _records(done if agreed else able)}
@@ -173,11 +174,8 @@ def _rows(number: int) -> str:
     return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
-def _reviewer() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no name in the environment, and no list of users to look it up in
-        return "unknown"
+def _named(selection: Selection) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(selection).items() if value is not None}
 
 
 def checked_symbol(symbol: str | None) -> str | None:
@@ -188,10 +186,9 @@ def checked_symbol(symbol: str | None) -> str | None:
 
 
 def _archive() -> Warehouse:
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
-    settings = load_settings()
-    return Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+    return open_warehouse(load_settings())
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, object]]:
