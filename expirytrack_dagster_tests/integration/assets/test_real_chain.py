@@ -49,7 +49,7 @@ def test_the_forward_follows_the_index(home: Path, realdata: Path) -> None:
 
 
 def test_calls_and_puts_tell_one_smile(home: Path) -> None:
-    """Nearly all rows have a volatility between 8 and 20 per cent, equal for both options of a strike to half a point."""
+    """Nearly all rows have one, between 8 and 20 per cent, equal for both options of a strike to half a point."""
     rows = archive.implied_volatility(SYMBOL, EXPIRY, home=home).df()
     known = rows[rows["reason"].isna()]
     assert len(known) > 0.99 * len(rows)
