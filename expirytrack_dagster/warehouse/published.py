@@ -101,7 +101,7 @@ class File(msgspec.Struct, frozen=True):
     """A published file: which rows it holds, and what tells them from earlier ones.
 
     `expiry` is None for the tables of an underlying. `version` is that of the candles that the rows are or come from,
-    `stamp` changes whenever the rows may have changed, and `published_at` is in UTC.
+    `size` is in bytes, `stamp` changes whenever the rows may have changed, and `published_at` is in UTC.
     """
 
     table: str
@@ -109,6 +109,7 @@ class File(msgspec.Struct, frozen=True):
     expiry: date | None
     path: str
     rows: int
+    size: int
     stamp: str
     version: str | None
     sealed: bool
@@ -220,7 +221,7 @@ def publish(
             kept = {(*file.place, file.version): file for file in known.kept}
             for new in _new(connection, folder, known, underlying, expiry):
                 old = files.get(new.place)
-                if new.table == "candles" and new.expiry is not None and (old is None or old.version != new.version):
+                if new.table == "candles" and new.expiry and (old is None or old.version != new.version):
                     changes[new.underlying, new.expiry] = _change(folder, old, new, warehouse.key)
                     kept.pop((*new.place, new.version), None)
                     if old is not None and old.sealed:
@@ -259,7 +260,7 @@ def _new(
     expiry: date | None,
 ) -> Iterator[File]:
     """Yield a file for each cell and underlying whose rows are not those that are published."""
-    files = {file.place: file for file in known.files}
+    files = {file.place: file for file in known.files if _is_whole(folder, file)}
     write = partial(_export, connection, folder, known.key_id)
     asked = {"underlying": underlying, "expiry": expiry}
     for symbol, day, sealed, seal in connection.execute(_CANDLES, asked).fetchall():
@@ -283,6 +284,17 @@ def _new(
                 yield write(table, symbol, None, stamp, None)
 
 
+def _is_whole(folder: Path, file: File) -> bool:
+    """Say whether a file is there at its full length, which a loss of power may have cost it.
+
+    A file is not forced to the disk before it is named: that would take longer than writing it, on a busy disk.
+    """
+    try:
+        return (folder / file.path).stat().st_size == file.size
+    except FileNotFoundError:
+        return False
+
+
 def _export(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
@@ -299,7 +311,8 @@ def _export(
     where = "underlying = $underlying" + (" AND expiry = $expiry" if expiry else "")
     bound: dict[str, Any] = {"underlying": underlying, **({"expiry": expiry} if expiry else {})}
     rows = _copy(connection, table, folder / name, key_id, where, bound)
-    return File(table, underlying, expiry, name, rows, stamp, version, sealed, datetime.now(tz=UTC))
+    size = (folder / name).stat().st_size
+    return File(table, underlying, expiry, name, rows, size, stamp, version, sealed, datetime.now(tz=UTC))
 
 
 def _copy(
@@ -312,8 +325,6 @@ def _copy(
     copy = f"""COPY (SELECT {columns} FROM {table} WHERE {where} {order})
     TO $path (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}{encrypted})"""  # noqa: S608 -- our own names
     (rows,) = connection.execute(copy, {**bound, "path": str(path)}).fetchone() or (0,)
-    with path.open("rb+") as written:
-        os.fsync(written.fileno())
     return int(rows)
 
 

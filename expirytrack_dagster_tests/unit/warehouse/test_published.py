@@ -163,6 +163,18 @@ def test_what_a_killed_process_left_is_made_up_for(stored: Warehouse, tmp_path: 
     assert sorted(file.expiry for file in files(stored) if file.expiry) == [WEEKLY, EXPIRY]
 
 
+@pytest.mark.parametrize("harm", ["removed", "cut off"])
+def test_a_file_that_is_not_whole_is_published_anew(stored: Warehouse, harm: str) -> None:
+    """After a loss of power, or somebody's tidying up; the version stays what it was."""
+    (before,) = files(stored)
+    path = folder_of(stored.database) / before.path
+    path.unlink() if harm == "removed" else path.write_bytes(path.read_bytes()[:100])
+    assert publish(stored) == {}
+    (after,) = files(stored)
+    assert (after.version, after.rows) == (before.version, before.rows)
+    assert (folder_of(stored.database) / after.path).stat().st_size == before.size
+
+
 def test_another_schema_publishes_everything_anew(stored: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of an older program may lack a column."""
     before = files(stored)
