@@ -21,6 +21,7 @@ from expirytrack_dagster.commands.account import login, logout, say_token, token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
@@ -48,6 +49,7 @@ app.command()(login)
 app.command()(logout)
 app.command()(token)
 app.command()(verify)
+app.command()(derive)
 app.command()(query)
 app.command()(backup)
 app.command()(restore)

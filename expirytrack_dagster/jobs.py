@@ -40,6 +40,17 @@ data_validation = dg.define_asset_job(
     "request.",
 )
 
+derivation = dg.define_asset_job(
+    "derivation",
+    selection=["daily_bars", "option_chain", "implied_volatility", "chain_metrics"],
+    description="Make what is derived from a cell's candles: daily bars, chain, volatilities, metrics. No request.",
+)
+futures_rolling = dg.define_asset_job(
+    "futures_rolling",
+    selection="continuous_futures",
+    description="Join the futures of an underlying, by three rules. No request.",
+)
+
 
 @dg.op(name="back_up", description="Copy the home, prove the copy, seal it, and let the oldest backup go.")
 def _back_up(context: dg.OpExecutionContext) -> None:
@@ -72,5 +83,7 @@ all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     contract_fetch,
     historical_data_fetch,
     data_validation,
+    derivation,
+    futures_rolling,
     backup,
 ]
