@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
+from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(sandbox)
 app.command()(verify)
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(audit, name="audit")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
@@ -75,12 +77,14 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     from expirytrack_dagster.console import say
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.security.audit import record
     from expirytrack_dagster.state import StateDatabase
 
     settings = load_settings()
     symbol = tracking.check_symbol(symbol)
     if not tracking.untrack(StateDatabase(settings.state), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
+    record(settings, "untrack", symbol=symbol)
     with open_instance(settings) as instance:
         remove_underlying(instance, symbol)
     say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")

@@ -29,6 +29,8 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
             ├── SchemaTooNew             the file was written by a newer version
+            ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
+            ├── BackupRefused            a backup that cannot be made, or must not be restored
             └── DiskFull
 
 Messages are one sentence that says what happened and what to do. Only classes and their data belong here; what each
@@ -174,6 +176,14 @@ class DatabaseCorrupt(StorageError):
 
 class SchemaTooNew(StorageError):
     """The database was written by a newer version of ExpiryTrack."""
+
+
+class SealBroken(StorageError):
+    """A sealed file is not, byte for byte, what was sealed with this key for this use."""
+
+
+class BackupRefused(StorageError):
+    """A backup that is damaged, cut off or foreign, or a place where none can be made or restored."""
 
 
 class DiskFull(StorageError):

@@ -233,6 +233,11 @@ class Settings(BaseSettings):
         return self.home / "reports"
 
     @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.home / "audit.jsonl"
+
+    @property
     def dagster_home(self) -> Path:
         """Folder of the Dagster instance that the command line and the UI share."""
         return self.home / "dagster"

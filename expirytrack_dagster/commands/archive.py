@@ -5,7 +5,6 @@ Only options, questions and printing: what is proved is `verification.py`, what 
 
 from __future__ import annotations
 
-import getpass
 import json
 from dataclasses import asdict
 from datetime import date
@@ -117,6 +116,7 @@ def discard(
 
 def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -> None:
     from expirytrack_dagster import console
+    from expirytrack_dagster.security import audit
     from expirytrack_dagster.warehouse import review
 
     archive = _archive()
@@ -126,7 +126,9 @@ def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -
     if not as_json:
         _show_plan(action, able, stay)
     agreed = len(able) > 0 and (yes or (not as_json and _asked(f"{action.capitalize()} {_rows(len(able))}?")))
-    done = review.review(archive, selection, action, _reviewer()) if agreed else able.iloc[:0]
+    done = review.review(archive, selection, action, audit.current_user()) if agreed else able.iloc[:0]
+    if agreed:
+        audit.record(load_settings(), action, rows=len(done), **_named(selection))
     if as_json:
         report = {"action": action, "changed": agreed, "rows": _records(done if agreed else able)}
         console.out.print_json(json.dumps(report | {"stay": _records(stay)}))
@@ -167,11 +169,8 @@ def _rows(number: int) -> str:
     return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
-def _reviewer() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no name in the environment, and no list of users to look it up in
-        return "unknown"
+def _named(selection: Selection) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(selection).items() if value is not None}
 
 
 def _checked(symbol: str | None) -> str | None:
