@@ -58,7 +58,6 @@ MEANINGS = {
     "received": Meaning(_BAD, "contract", "whose rows received are not all accounted for", _REFETCH),
     "duplicates": Meaning(_BAD, "candle", "stored twice or more (contract and minute)", _REFETCH),
     "order": Meaning(_BAD, "contract", "not stored in one piece in ascending time", _REFETCH),
-    "off_the_minute": Meaning(_BAD, "candle", "not on the minute", _REFETCH),
     "after_expiry": Meaning(_BAD, "candle", "after the expiry", _REFETCH),
     "orphan_rows": Meaning(_BAD, "row", "of contracts that are neither listed nor have a state", _RESTORE),
     "no_expiry": Meaning(_BAD, "contract", "of a date that is not among the expiries", _RESTORE),

@@ -41,7 +41,8 @@ _FORGET = tuple(
 # staged like that, and DuckDB keeps the order of files and rows: sorting a large cell would hold all of it in memory.
 _ADD_CANDLES = """
 INSERT INTO candles BY NAME
-SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, ts, open, high, low, close, volume, open_interest
+SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, epoch_us(ts) // 60000000 AS minute,
+    open, high, low, close, volume, open_interest
 FROM read_parquet($staged)
 WHERE rule IS NULL
 """

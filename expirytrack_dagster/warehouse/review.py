@@ -65,15 +65,18 @@ _CELLS = "SELECT DISTINCT underlying, expiry FROM chosen ORDER BY ALL"
 _RELEASE = (
     f"""
     CREATE OR REPLACE TEMP TABLE merged AS
-    SELECT candles.* FROM candles SEMI JOIN ({_CONTRACTS}) USING (underlying, expiry, instrument_key)
+    SELECT candles.* EXCLUDE (ts) FROM candles SEMI JOIN ({_CONTRACTS}) USING (underlying, expiry, instrument_key)
     UNION ALL BY NAME
-    SELECT underlying, expiry, instrument_key, ts, open, high, low, close, volume, open_interest FROM chosen
+    SELECT underlying, expiry, instrument_key, epoch_us(ts) // 60000000 AS minute, open, high, low, close, volume,
+        open_interest
+    FROM chosen
     """,  # noqa: S608 -- our own constant
     f"DELETE FROM candles WHERE (underlying, expiry, instrument_key) IN ({_CONTRACTS})",  # noqa: S608 -- our own constant
-    "INSERT INTO candles BY NAME SELECT * FROM merged ORDER BY underlying, expiry, instrument_key, ts",
+    "INSERT INTO candles BY NAME SELECT * FROM merged ORDER BY underlying, expiry, instrument_key, minute",
     """
     UPDATE contract_status AS status SET candles = now.rows, first_ts = now.first_ts, last_ts = now.last_ts
-    FROM (SELECT underlying, expiry, instrument_key, count(*) AS rows, min(ts) AS first_ts, max(ts) AS last_ts
+    FROM (SELECT underlying, expiry, instrument_key, count(*) AS rows, to_timestamp(min(minute) * 60) AS first_ts,
+            to_timestamp(max(minute) * 60) AS last_ts
           FROM merged GROUP BY ALL) AS now
     WHERE status.underlying = now.underlying AND status.expiry = now.expiry
     AND status.instrument_key = now.instrument_key

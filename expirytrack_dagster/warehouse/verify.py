@@ -65,7 +65,7 @@ _GATHER = {
 
 _READ = {
     "stored": "expiry DATE, instrument_key TEXT, rows BIGINT, first_ts TIMESTAMPTZ, last_ts TIMESTAMPTZ, "
-    "hashes HUGEINT, runs BIGINT, backwards BIGINT, off_minute BIGINT, late BIGINT",
+    "hashes HUGEINT, runs BIGINT, backwards BIGINT, late BIGINT",
     "repeated": "expiry DATE, instrument_key TEXT, rows BIGINT",
 }
 
@@ -76,16 +76,18 @@ _OF_CELL = "underlying = $underlying AND expiry = $expiry"
 _STORED = f"""
 SELECT expiry, instrument_key, count(*) AS rows, min(ts) AS first_ts, max(ts) AS last_ts, {HASHES} AS hashes,
     count(*) FILTER (before_key IS DISTINCT FROM instrument_key) AS runs,
-    count(*) FILTER (before_key = instrument_key AND before_ts >= ts) AS backwards,
-    count(*) FILTER (epoch_us(ts) % 60000000 <> 0) AS off_minute,
+    count(*) FILTER (before_key = instrument_key AND before_minute >= minute) AS backwards,
     count(*) FILTER (ts >= (expiry + INTERVAL '18:30')::TIMESTAMPTZ) AS late
-FROM (SELECT *, lag(instrument_key) OVER () AS before_key, lag(ts) OVER () AS before_ts FROM candles WHERE {_OF_CELL})
+FROM (
+    SELECT *, lag(instrument_key) OVER () AS before_key, lag(minute) OVER () AS before_minute
+    FROM candles WHERE {_OF_CELL}
+)
 GROUP BY expiry, instrument_key
 """  # noqa: S608 -- our own constants
 
 # A contract that stands in one piece and never steps back holds no minute twice: only the others are sorted.
 _REPEATED = f"""
-SELECT expiry, instrument_key, count(*) - count(DISTINCT ts) AS rows FROM candles
+SELECT expiry, instrument_key, count(*) - count(DISTINCT minute) AS rows FROM candles
 WHERE {_OF_CELL} AND instrument_key IN
     (SELECT instrument_key FROM stored WHERE expiry = $expiry AND (runs > 1 OR backwards > 0))
 GROUP BY expiry, instrument_key
@@ -132,9 +134,6 @@ _QUESTIONS = {
         SELECT expiry, count(*), min(instrument_key)
         FROM stored ANTI JOIN (FROM repeated WHERE rows > 0) AS double USING (expiry, instrument_key)
         WHERE runs > 1 OR backwards > 0 GROUP BY expiry
-    """,
-    "off_the_minute": """
-        SELECT expiry, sum(off_minute), min(instrument_key) FROM stored WHERE off_minute > 0 GROUP BY expiry
     """,
     "after_expiry": "SELECT expiry, sum(late), min(instrument_key) FROM stored WHERE late > 0 GROUP BY expiry",
     "orphan_rows": """

@@ -10,6 +10,7 @@ import pytest
 from expirytrack_dagster.errors import SchemaTooNew
 from expirytrack_dagster.warehouse import migrate as module
 from expirytrack_dagster.warehouse.migrate import Migration, is_current, migrate, migrations
+from expirytrack_dagster.warehouse.seals import HASHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.warehouse.connection import Warehouse
 
+AS_THEN = """SELECT underlying, expiry, instrument_key, ts, open, high, low, close, volume, open_interest
+FROM candles ORDER BY rowid"""
 TYPES_OF_CANDLES = {
     "underlying": "VARCHAR",
     "expiry": "DATE",
     "instrument_key": "VARCHAR",
+    "minute": "INTEGER",
     "ts": "TIMESTAMP WITH TIME ZONE",
     "open": "DOUBLE",
     "high": "DOUBLE",
@@ -114,11 +118,47 @@ def test_a_step_that_fails_leaves_nothing_of_itself(
     assert applied(connection)[-1] == (number, "mended")
 
 
+def test_candles_of_an_older_file_keep_their_rows_order_and_seal(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only how the minute is stored changes: what is read, and the checksum over it, are what they were."""
+    first_two = migrations()[:2]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "migrations", lambda: first_two)
+        migrate(connection, tmp_path)
+    connection.execute(
+        "INSERT INTO candles SELECT 'NIFTY', DATE '2025-08-28', 'b' || i // 1000 % 2, "
+        "TIMESTAMPTZ '2025-08-01 03:45:00+00' + to_minutes(i % 1000), i + 0.05, i + 1, i, i + 0.5, i * 75, i "
+        "FROM range(3000) AS numbers(i)"
+    )
+    checksum = f"SELECT count(*), {HASHES} FROM candles"  # noqa: S608 -- our own constant
+    before = (connection.execute(AS_THEN).fetchall(), connection.execute(checksum).fetchall())
+    migrate(connection, tmp_path)
+    assert (connection.execute(AS_THEN).fetchall(), connection.execute(checksum).fetchall()) == before
+
+
+def test_a_candle_off_the_minute_stops_the_step_and_stays(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a row never passed the rules; a step that rounded it would change data in silence."""
+    first_two = migrations()[:2]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "migrations", lambda: first_two)
+        migrate(connection, tmp_path)
+    connection.execute(
+        "INSERT INTO candles VALUES ('NIFTY', '2025-08-28', 'b', '2025-08-01 03:45:30+00', 1, 1, 1, 1, 1, 1)"
+    )
+    with pytest.raises(duckdb.Error, match="a candle of b is not on the minute"):
+        migrate(connection, tmp_path)
+    assert len(applied(connection)) == 2
+    assert connection.execute("SELECT epoch_ms(ts) % 60000 FROM candles").fetchall() == [(30_000,)]
+
+
 def test_candles_have_the_documented_types(rows: Callable[[str], list[dict[str, Any]]]) -> None:
-    """Instants with a zone, 64-bit counts; no column may be null."""
+    """Instants with a zone, 64-bit counts; no stored column may be null, and `ts` is made of one of them."""
     columns = rows("SELECT column_name, data_type, is_nullable FROM duckdb_columns() WHERE table_name = 'candles'")
     assert {column["column_name"]: column["data_type"] for column in columns} == TYPES_OF_CANDLES
-    assert not any(column["is_nullable"] for column in columns)
+    assert [column["column_name"] for column in columns if column["is_nullable"]] == ["ts"]
 
 
 def test_candles_have_neither_key_nor_index(rows: Callable[[str], list[dict[str, Any]]]) -> None:
