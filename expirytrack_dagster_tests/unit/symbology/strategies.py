@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from hypothesis import strategies as st
 
-from expirytrack_dagster.symbology.contract import MONTHS, UNDERLYING, Contract
+from expirytrack_dagster.symbology.contract import MONTHS, UNDERLYING, Contract, Kind
 
 # Names that end in digits, hold the name of a month, or look like the beginning of a symbol.
 _AWKWARD = (
@@ -34,5 +34,6 @@ strikes = st.integers(1, 10**9).map(lambda paise: Decimal(paise) / 10000) | st.i
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
     """Draw a call, a put or a future."""
-    kind = draw(st.sampled_from(("CE", "PE", "FUT")))
+    kinds: tuple[Kind, ...] = ("CE", "PE", "FUT")
+    kind = draw(st.sampled_from(kinds))
     return Contract(draw(underlyings), draw(expiries), kind, None if kind == "FUT" else draw(strikes))
