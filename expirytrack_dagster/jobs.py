@@ -33,5 +33,10 @@ data_validation = dg.define_asset_job(
     description="Prove a stored cell from the archive itself, as `expirytrack verify` does, and judge its chain. No "
     "request.",
 )
+parquet_export = dg.define_asset_job(
+    "parquet_export",
+    selection="parquet_archive",
+    description="Write a stored cell as Parquet files. No request.",
+)
 
-all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation]
+all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation, parquet_export]

@@ -15,7 +15,8 @@ with warnings.catch_warnings():
     from expirytrack_dagster.assets.candles import candles
     from expirytrack_dagster.assets.contracts import contracts
     from expirytrack_dagster.assets.expiries import expiries
+    from expirytrack_dagster.assets.parquet_archive import parquet_archive
 
-all_assets = [expiries, contracts, candles]
+all_assets = [expiries, contracts, candles, parquet_archive]
 
-__all__ = ["all_assets", "candles", "contracts", "expiries"]
+__all__ = ["all_assets", "candles", "contracts", "expiries", "parquet_archive"]

@@ -96,6 +96,13 @@ WHERE underlying = $underlying AND expiry = $expiry AND minute >= $start AND min
 
 _SEAL = "SELECT checksum::TEXT FROM cell_seals WHERE underlying = $underlying AND expiry = $expiry"
 
+_MISSING = """
+SELECT count(*) FROM contracts
+LEFT JOIN contract_status USING (underlying, expiry, instrument_key)
+WHERE underlying = $underlying AND expiry = $expiry AND status IS DISTINCT FROM 'complete'
+AND status IS DISTINCT FROM 'empty_proven'
+"""
+
 _PRINTABLE = re.compile(r"[A-Z0-9][A-Za-z0-9&_. -]*", re.ASCII)
 
 
@@ -156,8 +163,8 @@ class Cell:
     """An open cell: its chosen contracts, and a query for its chosen bars.
 
     `contracts` has the columns of the table and `openalgo_symbol`, `trading_symbol` always filled, `strike` (text), by
-    key. `bound` are the values of the query's parameters. `seal` is the checksum of the whole cell in the archive, None
-    while something of it is missing.
+    key. `bound` are the values of the query's parameters. `complete` says that the archive misses nothing of the cell,
+    and `seal` is then the checksum of all its candles.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -167,6 +174,7 @@ class Cell:
     contracts: pd.DataFrame
     bound: Mapping[str, Any]
     bars: str
+    complete: bool
     seal: str | None
 
     def select(self, columns: str) -> str:
@@ -210,8 +218,9 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
             "latest": _of_day(selection.last_time or time.max),
         }
         (seal,) = connection.execute(_SEAL, of_cell).fetchone() or (None,)
+        (missing,) = connection.execute(_MISSING, of_cell).fetchone() or (0,)
         bars = _bars(selection, money)
-        yield Cell(connection, underlying, expiry, selection.interval, contracts, bound, bars, seal)
+        yield Cell(connection, underlying, expiry, selection.interval, contracts, bound, bars, missing == 0, seal)
 
 
 def _bars(selection: Selection, money: str) -> str:

@@ -119,6 +119,22 @@ def export(
     return Exported(target, manifest)
 
 
+def export_cell(settings: Settings, warehouse: Warehouse, target: Path, underlying: str, expiry: date) -> Exported:
+    """Write one whole cell as Parquet, with a manifest of its own; an export that stands at the target is replaced.
+
+    Raises:
+        ConfigurationError: something else stands there, or the cell has a name that cannot stand in a file.
+        StorageError: the archive cannot be read or the files cannot be written; nothing was changed.
+    """
+    target = check_target(target, overwrite=True)
+    selection = Selection()
+    with replacing(target) as folder, opened(warehouse, underlying, expiry, selection) as cell:
+        written = tables.write_parquet(cell, folder)
+        manifest = seal(folder, written.files, _about(["parquet"], selection), [_entry(cell, written.bars)])
+        audit.record(settings, "export", target=str(target), formats="parquet", cells=1, bars=written.bars)
+    return Exported(target, manifest)
+
+
 def _cells(listed: pd.DataFrame, underlyings: Collection[str], expiries: Collection[date]) -> pd.DataFrame:
     held = listed[listed["candles"] > 0]
     for name in underlyings:
@@ -157,15 +173,18 @@ def _write(
                 files.update({"/".join([*below, path]): rows for path, rows in written.files.items()})
             else:
                 shutil.rmtree(place)
-        entry = {
-            "underlying": underlying,
-            "expiry": str(day),
-            "contracts": len(cell.contracts),
-            "bars": bars,
-            "complete": bool(row["contracts"] == row["complete"] + row["empty_proven"]),
-            "seal": cell.seal,
-        }
-    return entry, files
+        return _entry(cell, bars), files
+
+
+def _entry(cell: Cell, bars: int) -> dict[str, Any]:
+    return {
+        "underlying": cell.underlying,
+        "expiry": str(cell.expiry),
+        "contracts": len(cell.contracts),
+        "bars": bars,
+        "complete": cell.complete,
+        "seal": cell.seal,
+    }
 
 
 def _about(formats: Sequence[str], selection: Selection) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class _Zip:
 
 
 def _file(path: Path, name: str, rows: Mapping[str, int]) -> File:
-    size, digest = _digest(partial(path.open, "rb"))
+    size, digest = _digest(lambda: path.open("rb"))
     return File(name, rows[name], size, digest)
 
 
