@@ -1,8 +1,9 @@
 """The rows of one cell that a selection asks for, opened for the writers of formats.
 
-Here: which contracts, days, minutes and bars. What becomes of them is up to the formats. The connection runs in one
-thread and joins as written: then DuckDB keeps the order of the archive (contract by contract, minute by minute) through
-joins too, which it does not with several threads, and sorting would hold a whole cell in memory.
+Here: which contracts, days, minutes and bars. What becomes of them is up to the formats. Rows leave in the order of the
+archive, contract by contract and minute by minute; sorting would hold a whole cell in memory. DuckDB keeps that order
+through a join only when it runs in one thread and joins as written, so it does; where no join is needed, it may run in
+several, which for Parquet makes the difference (docs/decisions/0085-exports-in-order.md has the figures).
 """
 
 from __future__ import annotations
@@ -32,6 +33,21 @@ _DAY = 1440
 _OPENING = 9 * 60 + 15  # bars of several minutes are counted from the opening of the exchange
 
 _CONTRACTS = "SELECT * FROM contracts WHERE underlying = $underlying AND expiry = $expiry ORDER BY instrument_key"
+
+_CANDLES = """
+SELECT underlying, expiry, instrument_key, ts, open, high, low, close, volume, open_interest
+FROM {source}
+"""
+
+# All of a cell's contracts: no contract has to be looked up.
+_WHOLE = """
+candles
+WHERE
+    underlying = $underlying AND expiry = $expiry
+    AND minute >= $start AND minute < $end
+    AND (minute + 330) % 1440 BETWEEN $earliest AND $latest
+"""
+_THREADS = 4  # more write no faster, and each holds a row group
 
 _MINUTES = """
 SELECT chosen.*, minute, ts, open, high, low, close, volume, open_interest
@@ -95,6 +111,12 @@ WHERE underlying = $underlying AND expiry = $expiry AND minute >= $start AND min
 """
 
 _SEAL = "SELECT checksum::TEXT FROM cell_seals WHERE underlying = $underlying AND expiry = $expiry"
+
+# A contract that the API has withdrawn from its list may have left candles: they have no name to go by.
+_UNLISTED = """
+SELECT count(*) FROM contract_status ANTI JOIN contracts USING (underlying, expiry, instrument_key)
+WHERE underlying = $underlying AND expiry = $expiry
+"""
 
 _MISSING = """
 SELECT count(*) FROM contracts
@@ -163,7 +185,8 @@ class Cell:
     """An open cell: its chosen contracts, and a query for its chosen bars.
 
     `contracts` has the columns of the table and `openalgo_symbol`, `trading_symbol` always filled, `strike` (text), by
-    key. `bound` are the values of the query's parameters. `complete` says that the archive misses nothing of the cell,
+    key. `bound` are the values of the query's parameters. `whole` says that no candle of the cell is left out for its
+    contract's sake, `complete` that the archive misses nothing of the cell,
     and `seal` is then the checksum of all its candles.
     """
 
@@ -174,6 +197,7 @@ class Cell:
     contracts: pd.DataFrame
     bound: Mapping[str, Any]
     bars: str
+    whole: bool
     complete: bool
     seal: str | None
 
@@ -184,6 +208,19 @@ class Cell:
         `low`, `close`, `volume` and `open_interest`.
         """
         return f"SELECT {columns} FROM ({self.bars}) AS bars"  # noqa: S608 - columns are constants of the formats
+
+    @contextmanager
+    def candles(self) -> Iterator[str]:
+        """Yield the query for the chosen bars with the columns of the table `candles`; run it within the block."""
+        if not self.whole:
+            yield _CANDLES.format(source=f"({self.bars}) AS bars")
+            return
+        (threads,) = self.connection.execute("RESET threads; SELECT current_setting('threads')").fetchone() or (1,)
+        self.connection.execute(f"SET threads = {min(threads, _THREADS)}")
+        try:
+            yield _CANDLES.format(source=_WHOLE)
+        finally:
+            self.connection.execute("SET threads = 1")
 
 
 @contextmanager
@@ -218,9 +255,14 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
             "latest": _of_day(selection.last_time or time.max),
         }
         (seal,) = connection.execute(_SEAL, of_cell).fetchone() or (None,)
+        (unlisted,) = connection.execute(_UNLISTED, of_cell).fetchone() or (0,)
+        whole = len(contracts) == len(listed) and unlisted == 0 and not money
+        whole = whole and selection.interval is Interval.MINUTE
         (missing,) = connection.execute(_MISSING, of_cell).fetchone() or (0,)
         bars = _bars(selection, money)
-        yield Cell(connection, underlying, expiry, selection.interval, contracts, bound, bars, missing == 0, seal)
+        yield Cell(
+            connection, underlying, expiry, selection.interval, contracts, bound, bars, whole, missing == 0, seal
+        )
 
 
 def _bars(selection: Selection, money: str) -> str:

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.export.cell import Cell
 
-CANDLES = (
-    "underlying, expiry, instrument_key, instrument_type, strike_price, ts, "
-    "open, high, low, close, volume, open_interest"
-)
 _LISTED = """
 SELECT instrument_key, underlying, expiry, instrument_type, strike_price, trading_symbol, openalgo_symbol,
     exchange_token, lot_size, tick_size, minimum_lot, freeze_quantity, weekly, segment, name, underlying_key
@@ -65,9 +61,13 @@ JOIN clock USING (minute)
 
 
 def write_parquet(cell: Cell, folder: Path) -> Written:
-    """Write `candles.parquet` and `contracts.parquet`; times are UTC instants."""
+    """Write `candles.parquet` with the columns of the archive's table and `contracts.parquet`, joined by their keys.
+
+    Times are UTC instants.
+    """
     options = "FORMAT parquet, COMPRESSION zstd"
-    bars = _copy(cell, cell.select(CANDLES), cell.bound, folder / "candles.parquet", options)
+    with cell.candles() as query:
+        bars = _copy(cell, query, cell.bound, folder / "candles.parquet", options)
     contracts = _copy(cell, _LISTED, {}, folder / "contracts.parquet", options)
     return Written(bars, {"candles.parquet": bars, "contracts.parquet": contracts})
 
@@ -89,7 +89,8 @@ def write_csv(cell: Cell, folder: Path) -> Written:
 
 def write_feather(cell: Cell, folder: Path) -> Written:
     """Write `candles.feather` and `contracts.feather`, which are Arrow IPC files."""
-    bars = _stream(cell, cell.select(CANDLES), cell.bound, folder / "candles.feather")
+    with cell.candles() as query:
+        bars = _stream(cell, query, cell.bound, folder / "candles.feather")
     contracts = _stream(cell, _LISTED, {}, folder / "contracts.feather")
     return Written(bars, {"candles.feather": bars, "contracts.feather": contracts})
 

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster_tests.unit.export.conftest import Shop
 
-COLUMNS = (
-    "underlying, expiry, instrument_key, instrument_type, strike_price, ts, "
-    "open, high, low, close, volume, open_interest"
-)
+COLUMNS = "underlying, expiry, instrument_key, ts, open, high, low, close, volume, open_interest"
 ARCHIVE = f"""
-SELECT {COLUMNS} FROM candles JOIN contracts USING (underlying, expiry, instrument_key)
+SELECT {COLUMNS}, instrument_type, strike_price FROM candles JOIN contracts USING (underlying, expiry, instrument_key)
 WHERE underlying = 'NIFTY' ORDER BY expiry, instrument_key, ts
 """  # noqa: S608 - constants
+NAMES = ("candles.parquet", "contracts.parquet")
 HEADER = (
     "openalgo_symbol date time instrument expiry strike option_type trading_symbol timestamp "
     "open high low close volume oi"
@@ -41,7 +39,9 @@ def candles(shop: Shop, **options: object) -> pd.DataFrame:
     """Export NIFTY as Parquet and return its candles, in the order of the files."""
     chosen = Selection(**options)  # type: ignore[arg-type]
     made = shop.export("parquet", overwrite=True, underlyings=["NIFTY"], selection=chosen)
-    return pd.concat(pd.read_parquet(path) for path in sorted(made.target.rglob("candles.parquet")))
+    read = [[pd.read_parquet(path) for path in sorted(made.target.rglob(name))] for name in NAMES]
+    contracts = pd.concat(read[1])[["instrument_key", "instrument_type", "strike_price"]]
+    return pd.concat(read[0]).merge(contracts, how="left", on="instrument_key")
 
 
 def test_parquet_holds_the_archive(shop: Shop) -> None:
@@ -54,17 +54,18 @@ def test_parquet_holds_the_archive(shop: Shop) -> None:
         "NIFTY/2025-09-02/candles.parquet",
     ]
     tables = [pq.read_table(made.target / file) for file in files[1:]]
-    expected = shop.rows(ARCHIVE)
+    expected = [row[:-2] for row in shop.rows(ARCHIVE)]
     assert [tuple(row.values()) for table in tables for row in table.to_pylist()] == expected
     assert tables[0].schema.field("ts").type == pa.timestamp("us", tz="UTC")
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        listed = "candles JOIN contracts USING (underlying, expiry, instrument_key)"
         found = connection.execute(
-            ARCHIVE.replace(listed, "read_parquet($files)"),
-            {"files": f"{made.target}/*/*/candles.parquet"},
+            ARCHIVE.replace("candles", "read_parquet($candles) AS c").replace(
+                "contracts", "read_parquet($contracts) AS k"
+            ),
+            {name: f"{made.target}/*/*/{name}.parquet" for name in ("candles", "contracts")},
         ).fetchall()
-    assert found == expected
+    assert found == shop.rows(ARCHIVE)
 
 
 def test_contracts_lie_beside_their_candles(shop: Shop) -> None:
@@ -86,7 +87,7 @@ def test_csv_has_the_columns_that_users_know(shop: Shop) -> None:
     assert list(rows[0]) == HEADER.split()
     expected = [row for row in shop.rows(ARCHIVE) if row[1] == MONTHLY]
     assert len(rows) == len(expected)
-    for row, (_, expiry, _, kind, strike, ts, *values) in zip(rows, expected, strict=True):
+    for row, (_, expiry, _, ts, *values, kind, strike) in zip(rows, expected, strict=True):
         contract = openalgo.parse(row["openalgo_symbol"])
         assert (contract.kind, contract.expiry) == (kind, expiry)
         assert (row["instrument"], row["expiry"], row["option_type"]) == ("NIFTY", "2025-08-28", kind)
@@ -108,7 +109,7 @@ def test_feather_is_read_by_arrow_and_pandas(shop: Shop) -> None:
     made = shop.export("feather", underlyings=["NIFTY"], expiries=[WEEKLY])
     path = made.target / "NIFTY" / str(WEEKLY) / "candles.feather"
     expected = [row for row in shop.rows(ARCHIVE) if row[1] == WEEKLY]
-    assert [tuple(row.values()) for row in pa.feather.read_table(path).to_pylist()] == expected
+    assert [(*row.values(),) for row in pa.feather.read_table(path).to_pylist()] == [row[:-2] for row in expected]
     assert len(pd.read_feather(path)) == len(expected) == len(STRIKES) * 2 * MINUTES * len(DAYS)
 
 
