@@ -19,6 +19,7 @@ import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(verify)
+app.command()(derive)
 app.command()(export)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")

@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from expirytrack_dagster.assets import all_assets
+from expirytrack_dagster.automation import derive_new_candles
 from expirytrack_dagster.checks.chain import chain
 from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.io_managers import ArchiveIOManager
@@ -31,6 +32,7 @@ def build_defs(**overrides: object) -> dg.Definitions:
         assets=all_assets,
         asset_checks=[archive_integrity, chain],
         jobs=all_jobs,
+        sensors=[derive_new_candles],
         executor=dg.in_process_executor,
         resources={
             "upstox": UpstoxResource(),

@@ -38,5 +38,23 @@ parquet_export = dg.define_asset_job(
     selection="parquet_archive",
     description="Write a stored cell as Parquet files. No request.",
 )
+derivation = dg.define_asset_job(
+    "derivation",
+    selection=["daily_bars", "option_chain", "implied_volatility", "chain_metrics"],
+    description="Make what is derived from a cell's candles: daily bars, chain, volatilities, metrics. No request.",
+)
+futures_rolling = dg.define_asset_job(
+    "futures_rolling",
+    selection="continuous_futures",
+    description="Join the futures of an underlying, by three rules. No request.",
+)
 
-all_jobs = [expiry_fetch, contract_fetch, historical_data_fetch, data_validation, parquet_export]
+all_jobs = [
+    expiry_fetch,
+    contract_fetch,
+    historical_data_fetch,
+    data_validation,
+    parquet_export,
+    derivation,
+    futures_rolling,
+]

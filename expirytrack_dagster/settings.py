@@ -187,6 +187,12 @@ class Settings(BaseSettings):
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
     )
+    interest_rate: float = Field(
+        0.065,
+        ge=-0.1,
+        le=1,
+        description="Rate a year, continuously compounded, for implied forwards, volatilities and greeks.",
+    )
     discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
     lock_timeout: float = Field(60.0, ge=0, description="Seconds to wait for a database that another program holds.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -236,6 +242,11 @@ class Settings(BaseSettings):
     def audit(self) -> Path:
         """The audit log."""
         return self.home / "audit.jsonl"
+
+    @property
+    def published(self) -> Path:
+        """Folder of the copy of the archive that readers use."""
+        return self.home / "published"
 
     @property
     def dagster_home(self) -> Path:
