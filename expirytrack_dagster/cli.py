@@ -19,6 +19,7 @@ import typer
 
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.chart import chart
 from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
@@ -44,6 +45,7 @@ app.command()(derive)
 app.command()(export)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
+app.add_typer(chart, name="chart")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]

@@ -144,6 +144,11 @@ class Interval(StrEnum):
         """Its width in minutes."""
         return _DAY if self is Interval.DAY else int(self.removesuffix("minute"))
 
+    @property
+    def words(self) -> str:
+        """Its width in words, such as `5 minutes`."""
+        return {1: "1 minute", _DAY: "1 day"}.get(self.minutes, f"{self.minutes} minutes")
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
