@@ -174,7 +174,8 @@ def find_contract(warehouse: Warehouse, name: str) -> dict[str, Any]:
 def _meanings(text: str, listed: pd.DataFrame) -> list[Contract]:
     # Of an expiry with futures alone the API says nothing: it is left out rather than guessed.
     flags = listed[listed["weekly"].notna()].groupby(["underlying", "expiry"])["weekly"].first()
-    exchange = nse.Reader(nse.Expiry(str(name), day, bool(flag)) for (name, day), flag in flags.items())
+    expiries = flags.reset_index().to_dict("records")
+    exchange = nse.Reader(nse.Expiry(row["underlying"], row["expiry"], bool(row["weekly"])) for row in expiries)
     found = []
     for parse in (upstox.parse, openalgo.parse, exchange.parse):
         with suppress(ConfigurationError):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from expirytrack_dagster.charts.paper import CALL, PUT, QUIET, plain, sheet
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -57,7 +57,7 @@ def _residuals(axes: Axes, chain: pd.DataFrame) -> None:
     """Draw the median of the strikes minute by minute, and the bands in which half of them and nine tenths lie."""
     known = chain[chain["residual"].notna()]
     minute = known.groupby("ts")["residual"]
-    times = minute.median().index
+    times = pd.DatetimeIndex(minute.median().index)
     hours = np.asarray(times.hour * 60 + times.minute)
     for low, high, shade in ((0.05, 0.95, 0.16), (0.25, 0.75, 0.32)):
         axes.fill_between(

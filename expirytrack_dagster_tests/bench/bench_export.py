@@ -170,9 +170,9 @@ def measure(home: Path, name: str, rounds: int) -> Rounds:
 def peak(home: Path, name: str) -> float:
     """Export once, in a process of its own, and return the largest resident size that it ever had, in MB."""
     export(load_settings(home=home), Warehouse(home / "expirytrack.duckdb"), home / name, [name])
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # Windows
-        return float(memory.peak_wset) / 2**20
+    peaked = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if peaked is not None:  # Windows
+        return float(peaked) / 2**20
     import resource  # noqa: PLC0415 - not on Windows
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

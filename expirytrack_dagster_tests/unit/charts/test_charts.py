@@ -9,6 +9,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from expirytrack_dagster.charts import drawing
@@ -92,13 +94,14 @@ def test_candles_have_their_colours_and_bodies() -> None:
          "volume": [0, 75, 150], "open_interest": [75, 75, 75]}
     )  # fmt: skip
     prices, volume, interest = draw_bars(bars, "three").axes
-    bodies = [patch.get_bbox() for patch in prices.patches]
+    bodies = [patch.get_bbox() for patch in prices.patches if isinstance(patch, Rectangle)]
     assert [(body.y0, round(body.y1, 2)) for body in bodies] == [(10.0, 12.0), (11.0, 12.0), (11.0, 11.01)]
     green, red = (prices.patches[at].get_facecolor() for at in (0, 1))
     assert green == prices.patches[2].get_facecolor() != red
     (wicks,) = prices.collections
+    assert isinstance(wicks, LineCollection)
     assert [segment[:, 1].tolist() for segment in wicks.get_segments()] == [[9, 13], [10, 13], [11, 11]]
-    assert [patch.get_height() for patch in volume.patches] == [0, 75, 150]
+    assert [patch.get_height() for patch in volume.patches if isinstance(patch, Rectangle)] == [0, 75, 150]
     assert interest.get_ylim()[0] == 0
 
 
@@ -127,13 +130,13 @@ def test_points_of_a_smile_lie_where_their_numbers_are() -> None:
     ts = pd.Series(pd.date_range("2025-08-28 09:15", periods=2, freq="min", tz=IST).repeat(3))
     chain = pd.DataFrame({"ts": ts, "strike_price": [90.0, 100, 110] * 2, "residual": [-1.0, 0, 2, None, 1, 3]})
     smile, parity = draw_smile(volatilities, chain, "few").axes
-    drawn = {points.get_label(): points.get_offsets().tolist() for points in smile.collections}
+    drawn = {points.get_label(): np.asarray(points.get_offsets()).tolist() for points in smile.collections}
     assert drawn == {
         "calls, out of the money": [[110.0, 15.0]], "calls, in the money": [[90.0, 20.0]],
         "puts, out of the money": [[90.0, 21.0]], "puts, in the money": [[120.0, 18.0]],
     }  # fmt: skip
     medians = next(line for line in parity.lines if line.get_label() == "median strike")
-    assert medians.get_xydata().tolist() == [[555.0, 0.0], [556.0, 2.0]]
+    assert np.asarray(medians.get_xydata()).tolist() == [[555.0, 0.0], [556.0, 2.0]]
 
 
 def test_coverage_is_drawn_from_the_archive(warehouse: Warehouse, tmp_path: Path) -> None:
