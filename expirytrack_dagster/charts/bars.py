@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST = 420
 """Bars that a picture shows at most when its interval is chosen for it; with more, a body is thinner than a line."""
-_LABELS = 9
+_LABELS = 13
 
 
 def fitting(minutes: pd.DataFrame) -> Interval:
@@ -69,14 +69,17 @@ def draw_bars(bars: pd.DataFrame, title: str) -> Figure:
 
 
 def _labels(times: pd.Series) -> tuple[list[int], list[str]]:
-    """Label so many bars that the text stays readable, the first of a day by its date where there are several days."""
+    """Label round times within a day, and the first bars of days where there are several; never too many to read."""
     days = times.dt.date
     first = np.flatnonzero((days != days.shift()).to_numpy())
     if len(first) == 1:
-        places = list(range(0, len(times), max(1, -(-len(times) // _LABELS))))
+        minutes = (times.dt.hour * 60 + times.dt.minute).to_numpy()
+        for step in (1, 5, 15, 30, 60):
+            places = np.flatnonzero(minutes % step == 0).tolist()
+            if len(places) <= _LABELS:
+                break
         return places, [f"{times.iloc[place]:%H:%M}" for place in places]
-    step = -(-len(first) // _LABELS)
-    places = [int(place) for place in first[::step]]
+    places = first[:: -(-len(first) // _LABELS)].tolist()
     return places, [f"{times.iloc[place]:%d %b %Y}" for place in places]
 
 

@@ -75,8 +75,10 @@ def bars_chart(
     chosen = interval or fitting(minutes)
     if chosen is not Interval.MINUTE:
         minutes = _of_contract(warehouse, found, replace(selection, interval=chosen))
-    title = f"{found['title']}: {len(minutes):,} bars of {chosen.words}"
-    save(draw_bars(minutes.assign(ts=minutes["ts"].dt.tz_convert(IST)), title), target)
+    minutes = minutes.assign(ts=minutes["ts"].dt.tz_convert(IST))
+    ends = dict.fromkeys(f"{moment:%d %b %Y}" for moment in (minutes["ts"].iloc[0], minutes["ts"].iloc[-1]))
+    title = f"{found['title']}: {' to '.join(ends)}, {len(minutes):,} bars of {chosen.words}"
+    save(draw_bars(minutes, title), target)
     return title
 
 

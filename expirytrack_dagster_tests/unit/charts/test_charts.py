@@ -44,7 +44,7 @@ def labels(picture: Path) -> str:
 def test_a_contract_is_drawn_by_any_of_its_names(warehouse: Warehouse, tmp_path: Path, name: str) -> None:
     """An instrument key, or a symbol of Upstox, OpenAlgo or the exchange: the same contract."""
     title = drawing.bars_chart(warehouse, name, tmp_path / "bars.png", Selection())
-    assert title == "NIFTY 24500 PE, expiry 28 Aug 2025: 24 bars of 1 minute"
+    assert title == "NIFTY 24500 PE, expiry 28 Aug 2025: 26 Aug 2025 to 28 Aug 2025, 24 bars of 1 minute"
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.size[0] > 1000
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50
