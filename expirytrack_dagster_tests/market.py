@@ -29,6 +29,13 @@ _COLUMNS = ["instrument_key", "instrument_type", "strike_price", "trading_symbol
 
 def store_cell(warehouse: Warehouse, market: SyntheticMarket, symbol: str, expiry: date, folder: Path) -> int:
     """List an expiry, its contracts and all their minutes; return how many candles there are."""
+    return store_bars(warehouse, symbol, expiry, list_cell(warehouse, market, symbol, expiry)[1], folder)
+
+
+def list_cell(
+    warehouse: Warehouse, market: SyntheticMarket, symbol: str, expiry: date
+) -> tuple[pd.DataFrame, dict[str, Bars]]:
+    """List an expiry and its contracts; return these, and the minutes of each that the market has."""
     key = SYMBOLS[symbol]
     rows = (market.option_contracts(key, expiry) or []) + (market.future_contracts(key, expiry) or [])
     contracts = pd.DataFrame(rows).reindex(columns=_COLUMNS)
@@ -36,9 +43,7 @@ def store_cell(warehouse: Warehouse, market: SyntheticMarket, symbol: str, expir
     cells.write_expiries(warehouse, symbol, pd.DataFrame({"expiry": [expiry], "underlying_key": key}))
     cells.write_contracts(warehouse, symbol, expiry, contracts)
     found = {name: market.minutes(name) for name in sorted(contracts["instrument_key"])}
-    return store_bars(
-        warehouse, symbol, expiry, {name: bars for name, bars in found.items() if bars is not None}, folder
-    )
+    return contracts, {name: bars for name, bars in found.items() if bars is not None}
 
 
 def store_bars(warehouse: Warehouse, symbol: str, expiry: date, found: dict[str, Bars], folder: Path) -> int:
@@ -62,7 +67,7 @@ def store_bars(warehouse: Warehouse, symbol: str, expiry: date, found: dict[str,
     )
     cells.write_candles(warehouse, symbol, expiry, [staged], status, "test")
     staged.unlink()
-    return table.num_rows
+    return int(table.num_rows)
 
 
 def _table(key: str, bars: Bars) -> pa.Table:

@@ -26,15 +26,17 @@ CONVENTION = (
     "minute of the expiry day; rate continuously compounded; vega and rho a percentage point, theta a calendar day."
 )
 
-# A cell is made when it is missing and its candles are there, and again when these have become others.
+_WHEN = dg.AutomationCondition
+# A cell is made once when it is missing and its candles are there, also those from before the daemon ran for the first
+# time (on_missing() leaves these out), and again when what it is made from has become something else.
 _NEW_OR_OTHER = (
-    dg.AutomationCondition.on_missing()
-    | (
-        dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-        & ~dg.AutomationCondition.any_deps_missing()
-        & ~dg.AutomationCondition.in_progress()
+    (
+        _WHEN.missing().newly_true().since(_WHEN.newly_requested() | _WHEN.newly_updated())
+        | (_WHEN.any_deps_match(_WHEN.data_version_changed()) & ~_WHEN.in_progress())
     )
-) & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    & ~_WHEN.any_deps_missing()
+    & _WHEN.all_deps_blocking_checks_passed()
+)
 
 
 def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], description: str) -> dg.AssetsDefinition:
@@ -64,7 +66,7 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
             archive = warehouse.open()
             found = derive(archive, table, underlying, expiry, rate)
             publish(archive, underlying, expiry)
-        told = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
+        told: dict[str, float | str] = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
         return _result(found, started, told, version=f"{found.source_version}-{rate}" if told else found.source_version)
 
     return made
@@ -101,7 +103,7 @@ chain_metrics = _of_cell(
             partition_mapping=dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=UNDERLYING),
         )
     ],
-    automation_condition=dg.AutomationCondition.any_deps_updated() & ~dg.AutomationCondition.in_progress(),
+    automation_condition=_WHEN.any_deps_updated() & ~_WHEN.in_progress(),
     code_version="1",
     group_name="derived",
     kinds={"duckdb", "sql"},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
 from duckdb.sqltypes import BOOLEAN, DOUBLE, VARCHAR
 
 from expirytrack_dagster.warehouse.versions import candles_version
@@ -148,7 +149,12 @@ def _register(connection: duckdb.DuckDBPyConnection) -> None:
         dict.fromkeys(("volatility", "delta", "gamma", "vega", "theta", "rho"), DOUBLE) | {"reason": VARCHAR}
     )
     connection.create_function(
-        "black76", _black76, [DOUBLE] * 5 + [BOOLEAN], answer, type="arrow", null_handling="special"
+        "black76",
+        _black76,
+        [DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, BOOLEAN],
+        answer,
+        type=PythonUDFType.ARROW,
+        null_handling=FunctionNullHandling.SPECIAL,
     )
 
 
@@ -162,8 +168,8 @@ def _black76(
 ) -> pa.StructArray:
     from expirytrack_dagster.analytics.black76 import Reason, implied  # noqa: PLC0415 -- scipy, for this table alone
 
-    numbers = [column.to_numpy() for column in (price, forward, strike, years, rate)]
-    found = implied(*numbers, call=is_call.to_numpy())
+    p, f, k, t, r, call = (column.to_numpy() for column in (price, forward, strike, years, rate, is_call))
+    found = implied(p, f, k, t, r, call)
     labels = pa.array([reason.label for reason in Reason], pa.string())
     names = ("volatility", "delta", "gamma", "vega", "theta", "rho")
     values = [pa.array(getattr(found, name), from_pandas=True) for name in names]

@@ -177,7 +177,8 @@ def publish(
         with FileLock(folder / "lock"), warehouse.reading() as connection:
             schema = migrations()[-1].version
             known = load(folder)
-            if known is None or known.schema != schema:
+            anew = known is None or known.schema != schema
+            if known is None or anew:
                 known = Manifest(schema, kept=known.kept if known else ())
                 _write_empty(connection, folder)
                 underlying = expiry = None
@@ -191,7 +192,7 @@ def publish(
                     if old is not None and old.sealed:
                         kept[*old.place, old.version] = old
                 files[new.place] = new
-            if changes or tuple(files.values()) != known.files:
+            if anew or changes or tuple(files.values()) != known.files:
                 current = Manifest(schema, tuple(files.values()), tuple(kept.values()))
                 _replace(folder, current)
                 _sweep(folder, current)

@@ -139,10 +139,8 @@ def test_volatilities_price_back_or_have_a_reason(made: Warehouse) -> None:
     assert len(rows) == len(options)
     known = rows[rows["reason"].isna()]
     assert len(known) > 0.9 * len(rows)
-    again = price(
-        *(known[name] for name in ("forward", "strike_price", "years", "rate", "volatility")),
-        call=known["instrument_type"] == "CE",
-    )
+    calls = known["instrument_type"] == "CE"
+    again = price(known["forward"], known["strike_price"], known["years"], known["rate"], known["volatility"], calls)
     np.testing.assert_allclose(again, known["price"], rtol=1e-9, atol=1e-7)
     unknown = rows[rows["reason"].notna()]
     numbers = ["volatility", "delta", "gamma", "vega", "theta", "rho"]

@@ -15,6 +15,7 @@ from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.warehouse import published
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.derived import derive
+from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.published import Change, File, folder_of, load, publish
 from expirytrack_dagster.warehouse.seals import seal_if_finished
 from expirytrack_dagster_tests.market import store_bars, store_cell
@@ -155,7 +156,7 @@ def test_what_a_killed_process_left_is_made_up_for(stored: Warehouse, tmp_path: 
 def test_another_schema_publishes_everything_anew(stored: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of an older program may lack a column."""
     before = files(stored)
-    current = published.migrations()
+    current = migrations()
     monkeypatch.setattr(published, "migrations", lambda: current[:-1])
     publish(stored, "NIFTY", WEEKLY)  # whatever was asked for
     after = files(stored)
