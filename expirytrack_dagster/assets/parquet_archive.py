@@ -36,6 +36,7 @@ def parquet_archive(
         target = settings.home / "parquet_archive" / symbol / day
         made = export_cell(settings, warehouse.open(), target, symbol, date.fromisoformat(day))
     return dg.MaterializeResult(
+        data_version=dg.DataVersion(made.manifest.cells[0]["version"]),
         metadata={
             "dagster/partition_row_count": made.bars,
             "complete": not made.incomplete,
@@ -45,5 +46,5 @@ def parquet_archive(
                 [{"path": file.path, "sha256": file.sha256} for file in made.manifest.files]
             ),
             "seconds": round(time.monotonic() - started, 3),
-        }
+        },
     )

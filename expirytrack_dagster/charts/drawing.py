@@ -17,7 +17,7 @@ from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.export.cell import Interval, Selection, opened
 from expirytrack_dagster.quality.continuity import assess_continuity
 from expirytrack_dagster.quality.coverage import spans
-from expirytrack_dagster.quality.pictures import coverage_map
+from expirytrack_dagster.quality.pictures import coverage_map, png
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.symbology import nse, openalgo, upstox
 from expirytrack_dagster.upstox.keys import ExpiredKey
@@ -25,6 +25,8 @@ from expirytrack_dagster.warehouse import reader
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from matplotlib.figure import Figure
 
     from expirytrack_dagster.symbology.contract import Contract
     from expirytrack_dagster.warehouse.connection import Warehouse
@@ -96,6 +98,21 @@ def smile_chart(warehouse: Warehouse, underlying: str, expiry: date, instant: da
         ConfigurationError: the cell has no volatility in that minute, or none was derived yet.
         StorageError: the archive cannot be read or the file cannot be written.
     """
+    figure, title = _smile(warehouse, underlying, expiry, instant)
+    save(figure, target)
+    return title
+
+
+def smile_picture(warehouse: Warehouse, underlying: str, expiry: date) -> bytes | None:
+    """Return the smile of the last minute before noon as a small PNG; None where nothing has a volatility."""
+    try:
+        figure, _ = _smile(warehouse, underlying, expiry, None)
+    except ConfigurationError:
+        return None
+    return png(figure)
+
+
+def _smile(warehouse: Warehouse, underlying: str, expiry: date, instant: datetime | None) -> tuple[Figure, str]:
     bound: dict[str, Any] = {"underlying": underlying, "expiry": expiry}
     with warehouse.reading() as connection:
         if instant is None:
@@ -115,8 +132,7 @@ def smile_chart(warehouse: Warehouse, underlying: str, expiry: date, instant: da
             f"No option of {underlying} {expiry} has a volatility at {local:%Y-%m-%d %H:%M} in India."
         )
     title = f"{underlying} {expiry}: {local:%d %b %Y %H:%M} in India, {moment['strike_price'].nunique()} strikes"
-    save(draw_smile(moment, chain.assign(ts=chain["ts"].dt.tz_convert(IST)), title), target)
-    return title
+    return draw_smile(moment, chain.assign(ts=chain["ts"].dt.tz_convert(IST)), title), title
 
 
 def coverage_chart(warehouse: Warehouse, underlying: str, expiry: date, target: Path) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.symbology import openalgo, upstox
 from expirytrack_dagster.symbology.contract import Contract, number
+from expirytrack_dagster.warehouse.versions import candles_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,7 +111,7 @@ SELECT min(minute), max(minute) FROM candles
 WHERE underlying = $underlying AND expiry = $expiry AND minute >= $start AND minute < $end
 """
 
-_SEAL = "SELECT checksum::TEXT FROM cell_seals WHERE underlying = $underlying AND expiry = $expiry"
+_SEAL = "SELECT format('{:016x}', checksum) FROM cell_seals WHERE underlying = $underlying AND expiry = $expiry"
 
 # A contract that the API has withdrawn from its list may have left candles: they have no name to go by.
 _UNLISTED = """
@@ -191,8 +192,7 @@ class Cell:
 
     `contracts` has the columns of the table and `openalgo_symbol`, `trading_symbol` always filled, `strike` (text), by
     key. `bound` are the values of the query's parameters. `whole` says that no candle of the cell is left out for its
-    contract's sake, `complete` that the archive misses nothing of the cell,
-    and `seal` is then the checksum of all its candles.
+    contract's sake, `complete` that the archive misses nothing of it; `version` names all candles that it has.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -204,7 +204,7 @@ class Cell:
     bars: str
     whole: bool
     complete: bool
-    seal: str | None
+    version: str
 
     def select(self, columns: str) -> str:
         """Return the query for these columns of the chosen bars, by contract and minute.
@@ -260,13 +260,14 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
             "latest": _of_day(selection.last_time or time.max),
         }
         (seal,) = connection.execute(_SEAL, of_cell).fetchone() or (None,)
+        version = seal or candles_version(connection, of_cell)
         (unlisted,) = connection.execute(_UNLISTED, of_cell).fetchone() or (0,)
         whole = len(contracts) == len(listed) and unlisted == 0 and not money
         whole = whole and selection.interval is Interval.MINUTE
         (missing,) = connection.execute(_MISSING, of_cell).fetchone() or (0,)
         bars = _bars(selection, money)
         yield Cell(
-            connection, underlying, expiry, selection.interval, contracts, bound, bars, whole, missing == 0, seal
+            connection, underlying, expiry, selection.interval, contracts, bound, bars, whole, missing == 0, version
         )
 
 

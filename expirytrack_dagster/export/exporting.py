@@ -183,7 +183,7 @@ def _entry(cell: Cell, bars: int) -> dict[str, Any]:
         "contracts": len(cell.contracts),
         "bars": bars,
         "complete": cell.complete,
-        "seal": cell.seal,
+        "version": cell.version,
     }
 
 

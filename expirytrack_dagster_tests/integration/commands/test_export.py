@@ -137,6 +137,22 @@ def test_wrong_words_are_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
+def test_volatilities_show_their_smile_in_the_catalogue(run: Command) -> None:
+    """A picture small enough for the event log; the tables without volatilities have none."""
+    del run  # sets the home
+    job = build_defs().resolve_job_def("derivation")
+    with open_instance(load_settings()) as instance:
+        result = job.execute_in_process(instance=instance, partition_key=cell_key("NIFTY", "2025-08-28"))
+    shown = {
+        event.materialization.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+    }
+    assert "smile" not in shown["option_chain"]
+    markdown = str(shown["implied_volatility"]["smile"].value)
+    assert markdown.startswith("![smile](data:image/png;base64,")
+    assert len(markdown) < 50_000
+
+
 def test_the_asset_replaces_its_cell(run: Command, collected: Path) -> None:
     """Files with a manifest below the home; a second materialization leaves one whole copy; lineage is from candles."""
     del run  # sets the home

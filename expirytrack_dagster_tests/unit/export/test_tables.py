@@ -75,7 +75,7 @@ def test_contracts_lie_beside_their_candles(shop: Shop) -> None:
     assert list(listed["openalgo_symbol"]) == ["M&M28AUG2524400CE", "M&M28AUG2524487.5CE", "M&M28AUG2524500CE"]
     assert list(listed["lot_size"]) == [75, 75, 75]
     assert made.incomplete == ["M&M 2025-08-28"]
-    assert [entry["seal"] is None for entry in made.manifest.cells] == [True]
+    assert [entry["complete"] for entry in made.manifest.cells] == [False]
 
 
 def test_csv_has_the_columns_that_users_know(shop: Shop) -> None:
