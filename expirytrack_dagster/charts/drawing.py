@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from expirytrack_dagster.charts.bars import draw_bars, fitting
-from expirytrack_dagster.charts.paper import save
+from expirytrack_dagster.charts.paper import DOTS, save
 from expirytrack_dagster.charts.smile import draw_smile
 from expirytrack_dagster.collect.coverage import coverage_of
 from expirytrack_dagster.errors import ConfigurationError, StorageError
@@ -49,8 +49,9 @@ ORDER BY ts, strike_price
 _LATEST = """
 SELECT max(ts) FROM implied_volatility
 WHERE underlying = $underlying AND expiry = $expiry AND volatility IS NOT NULL
-    AND (epoch(ts) // 60 + 330) % 1440 <= $noon
+    AND (epoch(ts) // 60 + 330) % 1440 < $noon
 """
+_SMALL = 72  # pixels an inch: in full size the bands would lose their shades, lest it be too large
 _NOON = 12 * 60  # minutes since midnight in India
 
 
@@ -106,13 +107,15 @@ def smile_chart(warehouse: Warehouse, underlying: str, expiry: date, instant: da
 def smile_picture(warehouse: Warehouse, underlying: str, expiry: date) -> bytes | None:
     """Return the smile of the last minute before noon as a small PNG; None where nothing has a volatility."""
     try:
-        figure, _ = _smile(warehouse, underlying, expiry, None)
+        figure, _ = _smile(warehouse, underlying, expiry, None, dots=_SMALL)
     except ConfigurationError:
         return None
     return png(figure)
 
 
-def _smile(warehouse: Warehouse, underlying: str, expiry: date, instant: datetime | None) -> tuple[Figure, str]:
+def _smile(
+    warehouse: Warehouse, underlying: str, expiry: date, instant: datetime | None, dots: int = DOTS
+) -> tuple[Figure, str]:
     bound: dict[str, Any] = {"underlying": underlying, "expiry": expiry}
     with warehouse.reading() as connection:
         if instant is None:
@@ -132,7 +135,7 @@ def _smile(warehouse: Warehouse, underlying: str, expiry: date, instant: datetim
             f"No option of {underlying} {expiry} has a volatility at {local:%Y-%m-%d %H:%M} in India."
         )
     title = f"{underlying} {expiry}: {local:%d %b %Y %H:%M} in India, {moment['strike_price'].nunique()} strikes"
-    return draw_smile(moment, chain.assign(ts=chain["ts"].dt.tz_convert(IST)), title), title
+    return draw_smile(moment, chain.assign(ts=chain["ts"].dt.tz_convert(IST)), title, dots), title
 
 
 def coverage_chart(warehouse: Warehouse, underlying: str, expiry: date, target: Path) -> str:

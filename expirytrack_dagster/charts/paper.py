@@ -16,7 +16,7 @@ UP, DOWN, QUIET = "#2e7d5b", "#b23a48", "#8a8f98"
 """Green, red and grey that stay apart for the colour-blind by their lightness."""
 CALL, PUT = "#1f6fb2", "#c4622d"
 _SUFFIXES = (".png", ".svg")
-_DPI = 110
+DOTS = 110
 
 
 def check_file(target: Path, *, overwrite: bool) -> Path:
@@ -32,12 +32,12 @@ def check_file(target: Path, *, overwrite: bool) -> Path:
     return target.absolute()
 
 
-def sheet(width: float, height: float) -> Figure:
-    """Return an empty figure, its size in inches."""
+def sheet(width: float, height: float, dots: int = DOTS) -> Figure:
+    """Return an empty figure, its size in inches of so many pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - heavy, and seldom needed
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dots, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from expirytrack_dagster.charts.paper import CALL, PUT, QUIET, plain, sheet
+from expirytrack_dagster.charts.paper import CALL, DOTS, PUT, QUIET, plain, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SIDES = {"CE": ("calls", CALL, "o"), "PE": ("puts", PUT, "s")}
 
 
-def draw_smile(volatilities: pd.DataFrame, chain: pd.DataFrame, title: str) -> Figure:
+def draw_smile(volatilities: pd.DataFrame, chain: pd.DataFrame, title: str, dots: int = DOTS) -> Figure:
     """Draw the smile of a minute above the residuals of parity of its day.
 
     Args:
@@ -29,8 +29,9 @@ def draw_smile(volatilities: pd.DataFrame, chain: pd.DataFrame, title: str) -> F
             forward.
         chain: of the day: `ts` (datetime64, India), strike_price, residual (rupees; missing where one side is).
         title: above the picture.
+        dots: pixels an inch; the picture is 10 inches wide.
     """
-    figure = sheet(10, 7)
+    figure = sheet(10, 7, dots)
     smile, parity = figure.subplots(2, 1, height_ratios=[1.5, 1])
     forward = float(volatilities["forward"].iloc[0])
     for kind, (name, colour, marker) in _SIDES.items():
@@ -59,7 +60,7 @@ def _residuals(axes: Axes, chain: pd.DataFrame) -> None:
     minute = known.groupby("ts")["residual"]
     times = pd.DatetimeIndex(minute.median().index)
     hours = np.asarray(times.hour * 60 + times.minute)
-    for low, high, shade in ((0.05, 0.95, 0.16), (0.25, 0.75, 0.32)):
+    for low, high, shade in ((0.05, 0.95, 0.14), (0.25, 0.75, 0.4)):
         axes.fill_between(
             hours, minute.quantile(low), minute.quantile(high), color=CALL, alpha=shade, linewidth=0,
             label=f"{high - low:.0%} of the strikes",

@@ -15,7 +15,8 @@ from datetime import date, time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.symbology import openalgo, upstox
@@ -199,7 +200,7 @@ class Cell:
     underlying: str
     expiry: date
     interval: Interval
-    contracts: pd.DataFrame
+    contracts: pa.Table
     bound: Mapping[str, Any]
     bars: str
     whole: bool
@@ -240,21 +241,21 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
         connection.execute("SET threads = 1")
         connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
         of_cell = {"underlying": underlying, "expiry": expiry}
-        listed = connection.execute(_CONTRACTS, of_cell).to_arrow_table().to_pandas(types_mapper=None)
-        contracts = _chosen(_named(listed, underlying, expiry), selection)
+        listed = _named(connection.execute(_CONTRACTS, of_cell).to_arrow_table(), underlying, expiry)
+        chosen = listed.filter(_mask(listed, selection))
         bound: dict[str, Any] = of_cell | {
             "start": _midnight(selection.first_day) if selection.first_day else 0,
             "end": _midnight(selection.last_day) + _DAY if selection.last_day else 2**31 - 1,
         }
         money = ""
         if selection.at_the_money is not None:
-            strikes = sorted(set(listed["strike_price"].dropna()))
+            strikes = pc.unique(listed["strike_price"].drop_null()).sort().to_pylist()
             connection.register("money", _money(connection, bound, strikes, selection.at_the_money))
             money = (
                 "JOIN money ON (minute + 330) // 1440 = money.day"
                 " AND (strike_price IS NULL OR strike_price BETWEEN lowest AND highest)"
             )
-        connection.register("chosen", contracts)
+        connection.register("chosen", chosen)
         bound |= {
             "earliest": _of_day(selection.first_time or time.min),
             "latest": _of_day(selection.last_time or time.max),
@@ -262,12 +263,12 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
         (seal,) = connection.execute(_SEAL, of_cell).fetchone() or (None,)
         version = seal or candles_version(connection, of_cell)
         (unlisted,) = connection.execute(_UNLISTED, of_cell).fetchone() or (0,)
-        whole = len(contracts) == len(listed) and unlisted == 0 and not money
+        whole = len(chosen) == len(listed) and unlisted == 0 and not money
         whole = whole and selection.interval is Interval.MINUTE
         (missing,) = connection.execute(_MISSING, of_cell).fetchone() or (0,)
         bars = _bars(selection, money)
         yield Cell(
-            connection, underlying, expiry, selection.interval, contracts, bound, bars, whole, missing == 0, version
+            connection, underlying, expiry, selection.interval, chosen, bound, bars, whole, missing == 0, version
         )
 
 
@@ -281,39 +282,40 @@ def _bars(selection: Selection, money: str) -> str:
     return _BARS.format(bucket=bucket, minutes=minutes)
 
 
-def _named(listed: pd.DataFrame, underlying: str, expiry: date) -> pd.DataFrame:
+def _named(listed: pa.Table, underlying: str, expiry: date) -> pa.Table:
     """Add what other programs call the contracts; names go into files and paths, so hostile ones are refused."""
-    rows = zip(listed["instrument_type"], listed["strike_price"], strict=True)
+    rows = zip(listed["instrument_type"].to_pylist(), listed["strike_price"].to_pylist(), strict=True)
     contracts = [Contract.of(underlying, expiry, kind, strike) for kind, strike in rows]
     given = [
-        upstox.format_symbol(contract) if pd.isna(name) else str(name)
-        for contract, name in zip(contracts, listed["trading_symbol"], strict=True)
+        upstox.format_symbol(contract) if name is None else name
+        for contract, name in zip(contracts, listed["trading_symbol"].to_pylist(), strict=True)
     ]
     for name in given:
         if not _PRINTABLE.fullmatch(name):
             raise ConfigurationError(f"{underlying} {expiry} has a contract named {name[:40]!r}: it is not exported.")
-    return listed.assign(
-        trading_symbol=pd.Series(given, dtype="str"),
-        openalgo_symbol=pd.Series([openalgo.format_symbol(contract) for contract in contracts], dtype="str"),
-        strike=pd.Series(
-            ["" if contract.strike is None else number(contract.strike) for contract in contracts], dtype="str"
-        ),
+    strikes = ["" if contract.strike is None else number(contract.strike) for contract in contracts]
+    place = listed.column_names.index("trading_symbol")
+    named = listed.set_column(place, "trading_symbol", pa.array(given, pa.string()))
+    named = named.append_column(
+        "openalgo_symbol", pa.array([openalgo.format_symbol(each) for each in contracts], pa.string())
     )
+    return named.append_column("strike", pa.array(strikes, pa.string()))
 
 
-def _chosen(contracts: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+def _mask(contracts: pa.Table, selection: Selection) -> pa.ChunkedArray:
+    """Say for each contract whether its type and its strike are chosen; strikes choose among options alone."""
     strikes = contracts["strike_price"]
-    keep = contracts["instrument_type"].isin(selection.kinds)
+    keep = pc.is_in(contracts["instrument_type"], pa.array(sorted(selection.kinds), pa.string()))
     if selection.lowest_strike is not None:
-        keep &= strikes.isna() | (strikes >= selection.lowest_strike)
+        keep = pc.and_(keep, pc.fill_null(pc.greater_equal(strikes, selection.lowest_strike), fill_value=True))
     if selection.highest_strike is not None:
-        keep &= strikes.isna() | (strikes <= selection.highest_strike)
-    return contracts[keep].reset_index(drop=True)
+        keep = pc.and_(keep, pc.fill_null(pc.less_equal(strikes, selection.highest_strike), fill_value=True))
+    return keep
 
 
 def _money(
     connection: duckdb.DuckDBPyConnection, bound: Mapping[str, Any], strikes: list[float], width: int
-) -> pd.DataFrame:
+) -> pa.Table:
     """Return for each day (since 1970, in India) the lowest and the highest strike that is near enough to the money."""
     first, last = connection.execute(_SPAN, bound).fetchone() or (None, None)
     rows = []
@@ -326,7 +328,8 @@ def _money(
                 top = min(strikes.index(high) + width, len(strikes) - 1)
                 near = strikes[max(strikes.index(low) - width, 0)], strikes[top]
             rows.append((day, *near))
-    return pd.DataFrame(rows, columns=["day", "lowest", "highest"]).astype({"day": "int64"})
+    types = (("day", pa.int64()), ("lowest", pa.float64()), ("highest", pa.float64()))
+    return pa.table({name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(types)})
 
 
 def _midnight(day: date) -> int:

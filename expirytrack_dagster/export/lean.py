@@ -113,7 +113,7 @@ def _line(cell: Cell, contract: dict[str, Any]) -> str:
 
 
 def _option_folder(cell: Cell) -> str:
-    key = str(cell.contracts["underlying_key"].iloc[0])
+    key = str(cell.contracts["underlying_key"][0].as_py())
     if "_INDEX|" in key:
         return "indexoption"
     if "_EQ|" in key:

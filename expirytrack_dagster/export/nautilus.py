@@ -40,8 +40,7 @@ def write(cell: Cell, folder: Path) -> Written:
     """Write the contracts of a cell that have bars, one query each, so that one contract is in memory at a time."""
     files: dict[str, int] = {}
     bars = 0
-    for row in cell.contracts.to_dict("records"):
-        contract = {str(name): value for name, value in row.items()}
+    for contract in cell.contracts.to_pylist():
         places = _places(contract["tick_size"])
         exact = f"{{0}}::DECIMAL(18, {places})::DECIMAL(38, {_SCALE}) AS {{0}}"
         columns = ", ".join(
@@ -141,7 +140,7 @@ def _asset_class(contract: dict[str, Any]) -> str:
 
 def _places(tick: float | None) -> int:
     """Return how many decimals prices have: two, or four where the tick (in paise) is a fraction of a paisa."""
-    return _PLACES if tick is None or tick != tick or float(tick).is_integer() else 2 * _PLACES  # noqa: PLR0124 - not a number
+    return _PLACES if tick is None or float(tick).is_integer() else 2 * _PLACES
 
 
 def _specification(cell: Cell) -> str:

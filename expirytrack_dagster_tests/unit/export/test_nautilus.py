@@ -18,6 +18,7 @@ import pytest
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster_tests.unit.export.conftest import MONTHLY
 
 if TYPE_CHECKING:
     from expirytrack_dagster_tests.unit.export.conftest import Shop
@@ -93,6 +94,19 @@ def test_the_schema_is_that_of_the_catalog(shop: Shop) -> None:
     ]  # fmt: skip
     assert table.schema.metadata[b"price_precision"] == b"2"
     assert int.from_bytes(table["open"][0].as_py(), "little") == 24511 * 10**scale
+
+
+def test_what_the_api_does_not_say_is_left_plain(shop: Shop, stocked: Path, tmp_path: Path) -> None:
+    """Without a lot, a tick and a segment: one unit, a paisa, NSE."""
+    copy = tmp_path / "copy.duckdb"
+    copy.write_bytes(stocked.read_bytes())
+    changed = type(shop)(Warehouse(copy), shop.folder)
+    with changed.warehouse.writing() as connection:
+        connection.execute("UPDATE contracts SET lot_size = NULL, tick_size = NULL, segment = NULL")
+    made = changed.export("nautilus", underlyings=["NIFTY"], expiries=[MONTHLY])
+    (path,) = (made.target / "data" / "futures_contract" / "NIFTY28AUG25FUT.NSE").iterdir()
+    (row,) = pq.read_table(path).to_pylist()
+    assert (row["lot_size"], row["price_increment"], row["exchange"]) == ("1", "0.01", "XNSE")
 
 
 def test_two_contracts_of_one_name_are_refused(shop: Shop, stocked: Path, tmp_path: Path) -> None:

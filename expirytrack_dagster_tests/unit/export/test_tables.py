@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from expirytrack_dagster.export.cell import Interval, Selection
+from expirytrack_dagster.export.exporting import export_cell
+from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.symbology import openalgo
 from expirytrack_dagster_tests.unit.export.conftest import DAYS, MINUTES, MONTHLY, STRIKES, WEEKLY
 
@@ -178,6 +180,17 @@ def test_daily_bars_begin_at_midnight_in_india(shop: Shop) -> None:
     local = found["ts"].dt.tz_convert("Asia/Kolkata")
     assert set(local.dt.strftime("%Y-%m-%d %H:%M")) == {f"{day} 00:00" for day in DAYS}
     assert len(found) == (len(STRIKES) * 2 * 2 + 1) * len(DAYS)
+
+
+def test_files_of_all_cells_have_one_schema(shop: Shop) -> None:
+    """Also those of a cell that lists nothing: readers take them as one table."""
+    settings = load_settings()
+    none = export_cell(settings, shop.warehouse, shop.folder / "none", "NIFTY", date(2030, 1, 1))
+    some = export_cell(settings, shop.warehouse, shop.folder / "some", "NIFTY", MONTHLY)
+    assert (none.bars, len(none.manifest.files)) == (0, 2)
+    assert some.bars == len([row for row in shop.rows(ARCHIVE) if row[1] == MONTHLY])
+    for name in NAMES:
+        assert pq.read_schema(none.target / name) == pq.read_schema(some.target / name)
 
 
 def test_strange_folders_are_no_sql(shop: Shop, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from datetime import date, time
 from pathlib import Path
@@ -194,6 +196,39 @@ def test_leftovers_of_killed_exports_are_cleared(shop: Shop) -> None:
         shop.export("csv", selection=Selection(first_day=date(2030, 1, 1)))
     assert names(shop.folder) == {"out", f".out.{os.getppid()}.part", f".other.{gone}.part"}
     assert check(made.target).problems == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from expirytrack_dagster.export import exporting
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.warehouse.connection import Warehouse
+
+def slow(cell, folder):
+    print(folder, flush=True)
+    time.sleep(60)
+
+exporting.FORMATS["feather"] = slow
+exporting.export(load_settings(), Warehouse(Path(sys.argv[1])), Path(sys.argv[2]), ["csv", "feather"], overwrite=True)
+"""
+
+
+def test_a_killed_export_leaves_the_old_one(shop: Shop, stocked: Path) -> None:
+    """A process that dies in the middle: the target is what it was, and the next export clears away what is left."""
+    made = shop.export("csv", expiries=[WEEKLY])
+    before = check(made.target)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, stocked, made.target], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert ".part" in process.stdout.readline()
+        process.kill()
+    assert check(made.target) == before
+    assert len(names(shop.folder)) == 2
+    shop.export("csv", overwrite=True)
+    assert names(shop.folder) == {"out"}
+    assert check(made.target).files == 6
 
 
 def test_an_export_is_noted_in_the_audit_log(shop: Shop) -> None:
