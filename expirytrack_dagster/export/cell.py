@@ -127,6 +127,9 @@ WHERE underlying = $underlying AND expiry = $expiry AND status IS DISTINCT FROM 
 AND status IS DISTINCT FROM 'empty_proven'
 """
 
+# Rows pass through; what DuckDB keeps beyond that are blocks that it has read and will not read again.
+_IN_LITTLE_MEMORY = "SET memory_limit = '128MB'"
+
 _PRINTABLE = re.compile(r"[A-Z0-9][A-Za-z0-9&_. -]*", re.ASCII)
 
 
@@ -239,8 +242,9 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
     """
     with warehouse.reading() as connection:
         connection.execute("SET threads = 1")
+        connection.execute(_IN_LITTLE_MEMORY)
         connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
-        of_cell = {"underlying": underlying, "expiry": expiry}
+        of_cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
         listed = _named(connection.execute(_CONTRACTS, of_cell).to_arrow_table(), underlying, expiry)
         chosen = listed.filter(_mask(listed, selection))
         bound: dict[str, Any] = of_cell | {
