@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test lint bench lock nautilus clean
+.PHONY: demo ui test lint audit bench lock nautilus clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -16,11 +16,16 @@ ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 test: $(VENV)/ready  ## Run all tests, two files at a time.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(VENV)/ready  ## Style, types, and the direction of imports.
+lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml expirytrack_dagster
+	$(BIN)/python -m pip check
+
+audit: $(VENV)/ready  ## Known vulnerabilities of the locked packages (needs the network: pypi.org).
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 bench: $(VENV)/ready  ## Measure, each figure beside a peer or a floor of the same run (ARGS=--quick for small sizes).
 	$(BIN)/python -m expirytrack_dagster_tests.bench $(ARGS)

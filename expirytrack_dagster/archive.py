@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from expirytrack_dagster.warehouse.connection import Warehouse
     from expirytrack_dagster.warehouse.published import File, Manifest
 
 Interval: TypeAlias = Literal["1m", "3m", "5m", "15m", "30m", "60m", "1d"]
@@ -107,8 +108,8 @@ class Cell:
 
     def candles(self) -> Answer:
         """Return all candles of this version: as `archive.candles`."""
-        sql = "SELECT * EXCLUDE (minute), to_timestamp(minute * 60) AS ts FROM read_parquet($path) ORDER BY ALL"
-        return _room(self.path.parents[2]).ask(sql, {"path": str(self.path)})
+        query = "SELECT * EXCLUDE (minute) FROM candles ORDER BY instrument_key, minute"
+        return _room(self.path.parents[3]).ask(query, {}, only=self.path)
 
 
 def at(underlying: str, expiry: date | str, *, version: str | None = None, home: Home = None) -> Cell:
@@ -297,9 +298,10 @@ def describe(table: str, *, home: Home = None) -> Answer:
 class _Room:
     """The published files of one home, as views of a database in memory; threads may share it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, home: Path) -> None:
         """Find the files; nothing is opened yet."""
-        self._folder = folder
+        self._home = home
+        self._folder = home / "published"
         self._lock = Lock()
         self._seen: tuple[int, int] | None = None
         self._manifest: Manifest | None = None
@@ -315,7 +317,9 @@ class _Room:
             if self._manifest is None or seen != self._seen:
                 from expirytrack_dagster.warehouse import published  # noqa: PLC0415 -- importing this module is cheap
 
-                self._manifest, self._seen = published.load(self._folder), seen
+                before, self._manifest, self._seen = self._manifest, published.load(self._folder), seen
+                if before is not None and self._manifest is not None and before.key_id != self._manifest.key_id:
+                    self._memory = None  # encrypted meanwhile, or no longer, or with another key
             if self._manifest is None:
                 raise ConfigurationError(f"{self._folder} was removed while it was read: try again.")
             return self._manifest
@@ -330,9 +334,13 @@ class _Room:
         bound: Mapping[str, Any],
         underlying: str | None = None,
         expiries: Iterable[date] | None = None,
+        *,
+        only: Path | None = None,
     ) -> Answer:
-        """Return the answer to a query over the files of an underlying and some expiries, or over all."""
+        """Return the answer to a query over the files of an underlying and some expiries, over all, or over one."""
         paths = self._paths(underlying, None if expiries is None else set(expiries))
+        if only is not None:
+            paths["candles"] = [str(only)]
         with self._connection().cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
             cursor.execute("SET VARIABLE files = $1", [paths])
@@ -359,10 +367,19 @@ class _Room:
         import duckdb  # noqa: PLC0415 -- as above
 
         from expirytrack_dagster.warehouse.migrate import migrate  # noqa: PLC0415
-        from expirytrack_dagster.warehouse.published import BY_CELL, TABLES, physical_columns  # noqa: PLC0415
+        from expirytrack_dagster.warehouse.published import (  # noqa: PLC0415
+            BY_CELL,
+            READ_ENCRYPTED,
+            TABLES,
+            accept_key,
+            physical_columns,
+        )
 
         memory = duckdb.connect()
         memory.execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
+        key = self._warehouse().key
+        if key is not None:
+            accept_key(memory, key)
         migrate(memory, self._folder)
         memory.execute(
             "CREATE SCHEMA described; CREATE TABLE described.columns AS "
@@ -374,7 +391,7 @@ class _Room:
             generated = physical_columns(memory, table)[1] if table in BY_CELL else {}
             more = "".join(f", {expression} AS {name}" for name, expression in generated.items())
             memory.execute(f"DROP TABLE {table}")
-            source = f"read_parquet(getvariable('files').{table})"
+            source = f"read_parquet(getvariable('files').{table}{READ_ENCRYPTED if key else ''})"
             memory.execute(f"CREATE VIEW {table} AS SELECT *{more} FROM {source}")  # noqa: S608 -- our own names
         return memory
 
@@ -386,23 +403,28 @@ class _Room:
         return found.st_mtime_ns, found.st_ino
 
     def _publish(self) -> None:
-        from expirytrack_dagster.warehouse.connection import Warehouse  # noqa: PLC0415 -- as above
-        from expirytrack_dagster.warehouse.published import publish  # noqa: PLC0415
+        from expirytrack_dagster.warehouse.published import publish  # noqa: PLC0415 -- as above
 
-        publish(Warehouse(self._folder.with_name("expirytrack.duckdb")))
+        publish(self._warehouse())
+
+    def _warehouse(self) -> Warehouse:
+        from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- as above
+        from expirytrack_dagster.warehouse.connection import open_warehouse  # noqa: PLC0415
+
+        return open_warehouse(load_settings(home=self._home))
 
 
 @lru_cache(maxsize=16)
-def _room(folder: Path) -> _Room:
-    return _Room(folder)
+def _room(home: Path) -> _Room:
+    return _Room(home)
 
 
 def _home(home: Home) -> _Room:
     if home is None:
         from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- as above
 
-        return _room(load_settings().home / "published")
-    return _room(Path(home).expanduser().resolve() / "published")
+        return _room(load_settings().home)
+    return _room(Path(home).expanduser().resolve())
 
 
 def _select(table: str, underlying: str, expiry: date | str | None, home: Home, order: str) -> Answer:

@@ -13,14 +13,15 @@ import pandas as pd
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.collect import tracking
-from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError, TokenMissing
+from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.runs import CheckLine, Runner
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.instruments import resolve
 from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
+from expirytrack_dagster.upstox.tokens import get_valid_token
 from expirytrack_dagster.warehouse import reader
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.progress import ProgressSource
     from expirytrack_dagster.settings import Settings
-
-NO_TOKEN = (
-    "No access token: set EXPIRYTRACK_ACCESS_TOKEN to the token that "  # noqa: S105 -- a sentence, no token
-    "https://account.upstox.com/developer/apps gives you for today."
-)
 
 
 @dataclass(slots=True)
@@ -99,7 +95,7 @@ class Backfill:
         """Open the archive and the ledger of this home."""
         self._settings = settings
         self._instance = instance
-        self._archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+        self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 
@@ -141,7 +137,7 @@ class Backfill:
         """
         known = reader.expiries(self._archive, symbol)
         if fresh or not len(known):
-            self._check_token()
+            get_valid_token(self._settings)
             report = self._runner.discover(symbol)
             outcome.note(report.checks, self._ledger.spent(report.run_id))
             _raise_if_failed(report.error, report.exit_code)
@@ -176,17 +172,13 @@ class Backfill:
             # Killed after the commit: Dagster knows nothing of the cell yet, and telling it costs no request.
         if outcome.errors and self._ledger.is_closed_to_all():  # said once already; no cell could ask anything
             return
-        self._check_token()
+        get_valid_token(self._settings)
         report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
             _raise_if_failed(report.error, report.exit_code)
         if report.error:
             outcome.errors.append(f"{symbol} {day}: {report.error}")
-
-    def _check_token(self) -> None:
-        if self._settings.access_token is None:
-            raise TokenMissing(NO_TOKEN)
 
 
 def _raise_if_failed(error: str | None, exit_code: int) -> None:

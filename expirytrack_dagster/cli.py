@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
+from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
 from expirytrack_dagster.commands.derive import derive
+from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
+from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
@@ -40,15 +45,41 @@ app = typer.Typer(
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
 app.command()(sandbox)
+app.command()(login)
+app.command()(logout)
+app.command()(token)
 app.command()(verify)
 app.command()(derive)
 app.command()(export)
+app.command()(query)
+app.command()(backup)
+app.command()(restore)
+app.command()(encrypt)
+app.command()(decrypt)
+app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
-app.add_typer(chart, name="chart")
+app.add_typer(keys, name="keys")
+
+
+@app.callback()
+def _guard() -> None:
+    """Close what this program writes to other users, before any command."""
+    from expirytrack_dagster.console import err, say
+    from expirytrack_dagster.security.access import close_home, close_what_is_made
+
+    close_what_is_made()
+    try:
+        settings = load_settings()
+    except ConfigurationError:
+        return  # the command says so itself; --help does not need to
+    for sentence in close_home(settings):
+        say(sentence, to=err, style="yellow")
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")]
+PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI.")]
+HostOption = Annotated[str, typer.Option(help="Address that the UI listens on; others than this machine's are open.")]
 
 
 def _day(text: str) -> date:
@@ -123,6 +154,7 @@ def collect(
     wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
+    warn_of_token(settings)
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
@@ -147,18 +179,20 @@ def status(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.ledger import open_ledger
+    from expirytrack_dagster.upstox.tokens import token_state
     from expirytrack_dagster.warehouse import reader
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
     state = StateDatabase(settings.state)
     underlyings = tracking.tracked(state)
-    cells = reader.cells(Warehouse(settings.database, lock_timeout=settings.lock_timeout))
+    cells = reader.cells(open_warehouse(settings))
     ledger = open_ledger(settings)
     budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
     if as_json:
         report = {
             "home": str(settings.home),
+            "token": token_report(token_state(settings)),
             "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
             "cells": _records(cells),
             "budget": [
@@ -190,6 +224,7 @@ def status(*, as_json: JsonOption = False) -> None:
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
+    say_token(settings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
     for scope, budget in budgets.items():
         of = f" ({scope})" if len(budgets) > 1 else ""
@@ -212,7 +247,7 @@ def status(*, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def ui(port: PortOption = 3000) -> None:
+def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
     from expirytrack_dagster.instance import prepare
@@ -220,7 +255,7 @@ def ui(port: PortOption = 3000) -> None:
     settings = load_settings()
     prepare(settings)
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
-        _serve_ui(children, port)
+        _serve_ui(children, port, host)
 
 
 @app.command()
@@ -242,13 +277,21 @@ def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] =
             _serve_ui(children, port)
 
 
-def _serve_ui(children: Children, port: int) -> None:
-    from expirytrack_dagster import servers
+def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
+    from expirytrack_dagster import console, servers
     from expirytrack_dagster.console import say
+    from expirytrack_dagster.settings import is_loopback
 
     servers.require_free(port)
+    if not is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
+        say(
+            f"Warning: whoever reaches {host}:{port} may see and start everything, since Dagster's UI asks nobody who "
+            "they are. Put a server that does in front of it: docs/security.md says how.",
+            to=console.err,
+            style="yellow",
+        )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port)
+    url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()

@@ -69,6 +69,13 @@ def slow_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bars.stop()
 
 
+@contextmanager
+def waiting(label: str) -> Iterator[Callable[[float], None]]:
+    """Show on a terminal that a person is waited for; the block tells the seconds left."""
+    with err.status(label) as status:
+        yield lambda left: status.update(f"{label} ({int(left) // 60}:{int(left) % 60:02} left, Ctrl-C ends it)")
+
+
 class ProgressBars:
     """Takes the place of `ProgressResource`: one bar a cell, drawn until the `with` block ends."""
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
@@ -15,11 +17,15 @@ from expirytrack_dagster.checks.integrity import archive_integrity
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
+from expirytrack_dagster.schedules import all_schedules
+from expirytrack_dagster.security.access import close_home, close_what_is_made
 from expirytrack_dagster.settings import load_settings
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -33,6 +39,7 @@ def build_defs(**overrides: object) -> dg.Definitions:
         asset_checks=[archive_integrity, chain],
         jobs=all_jobs,
         sensors=[derive_new_candles],
+        schedules=all_schedules,
         executor=dg.in_process_executor,
         resources={
             "upstox": UpstoxResource(),
@@ -46,5 +53,13 @@ def build_defs(**overrides: object) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return the definitions of the code location; built when Dagster loads it, not at import."""
+    """Return the definitions of the code location; built when Dagster loads it, not at import.
+
+    Raises:
+        ConfigurationError: a setting of the environment cannot be used.
+        UnsafeFile: other users can read the home, and it cannot be closed to them.
+    """
+    close_what_is_made()  # the runs that this process starts inherit it
+    for sentence in close_home(load_settings()):
+        _LOG.warning(sentence)
     return build_defs()

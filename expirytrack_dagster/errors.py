@@ -12,6 +12,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
     │   ├── StateLocked                  the state database is busy
+    │   ├── VaultBusy                    another process keeps the vault's lock
     │   └── CellBusy                     another run is collecting the same cell
     ├── PartialError
     │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
@@ -20,14 +21,24 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     └── CriticalError
         ├── AuthenticationError          exit code 4
         │   ├── TokenMissing
+        │   ├── TokenExpired             past its time; known without asking
         │   ├── TokenRejected            UDAPI100050 and its kin
+        │   ├── LoginFailed              a login that ended without a token
+        │   │   └── AnswerNotBelieved    an answer that is not one to this login; the login goes on
         │   └── PlanRequired             UDAPI1149
         ├── CertificateRefused           the host cannot prove who it is, or its key is not a pinned one
         ├── MalformedResponse            JSON, but not of the documented shape
         ├── ConfigurationError           a setting, a symbol or a key that cannot be used
+        ├── QueryRefused                 a query that would write or look outside, or is no SQL
+        ├── VaultError                   secrets cannot be kept or given out
+        │   ├── VaultLocked              what opens the vault is missing or is not the right one
+        │   ├── VaultDamaged             the vault was altered, cut off, or is not a vault
+        │   └── UnsafeFile               a secret's file is a link, or others than its owner may use it
         └── StorageError
             ├── DatabaseLocked           held open by another program for too long
             ├── DatabaseCorrupt
+            ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
+            ├── WrongKey                 encrypted with a key that the vault does not hold
             ├── SchemaTooNew             the file was written by a newer version
             ├── SealBroken               a sealed file is damaged, cut off, exchanged, or of another key
             ├── BackupRefused            a backup that cannot be made, or must not be restored
@@ -98,6 +109,10 @@ class StateLocked(RecoverableError):
     """Another process held the state database for too long."""
 
 
+class VaultBusy(RecoverableError):
+    """Another process kept the vault's lock for longer than we wait."""
+
+
 class CellBusy(RecoverableError):
     """Another run is collecting the same cell."""
 
@@ -140,8 +155,20 @@ class TokenMissing(AuthenticationError):
     """No access token is configured."""
 
 
+class TokenExpired(AuthenticationError):
+    """The access token has died, as its own time of death tells."""
+
+
 class TokenRejected(AuthenticationError):
     """The access token is wrong, expired or of a kind that may not do this."""
+
+
+class LoginFailed(AuthenticationError):
+    """A login ended without a token: denied, too late, or of another Upstox user."""
+
+
+class AnswerNotBelieved(LoginFailed):
+    """Something came that is no answer to the login under way; nothing was changed, and the login still waits."""
 
 
 class PlanRequired(AuthenticationError):
@@ -160,6 +187,26 @@ class ConfigurationError(CriticalError):
     """A setting, symbol or key that cannot be used as it stands."""
 
 
+class QueryRefused(CriticalError):
+    """A query that does more than read the archive, or that the database does not understand."""
+
+
+class VaultError(CriticalError):
+    """Secrets cannot be kept or given out as things stand."""
+
+
+class VaultLocked(VaultError):
+    """The passphrase, the keyring's entry or the key file that opens the vault is missing or another one."""
+
+
+class VaultDamaged(VaultError):
+    """The vault's file was altered or cut off, or is none that this version reads."""
+
+
+class UnsafeFile(VaultError):
+    """A file that holds a secret is a link, belongs to somebody else, or is open to others."""
+
+
 class StorageError(CriticalError):
     """The archive or the state database cannot be read or written."""
 
@@ -172,6 +219,14 @@ class DatabaseLocked(StorageError):
 
 class DatabaseCorrupt(StorageError):
     """A database file is damaged."""
+
+
+class EncryptionMismatch(StorageError):
+    """A file is encrypted and the settings say plain, or the other way round."""
+
+
+class WrongKey(StorageError):
+    """A database file is encrypted with another key than the vault's."""
 
 
 class SchemaTooNew(StorageError):

@@ -66,7 +66,8 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
             files = [batch.path for batch in obj.batches]
             run_id = context.run_id
             try:
-                cells.write_candles(warehouse, underlying, date.fromisoformat(day), files, obj.statuses, run_id=run_id)
+                expiry, key = date.fromisoformat(day), obj.staging.key
+                cells.write_candles(warehouse, underlying, expiry, files, obj.statuses, run_id=run_id, key=key)
                 obj.staging.clear()
             finally:
                 obj.let_go()

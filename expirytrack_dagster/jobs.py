@@ -1,12 +1,18 @@
 """The jobs that can be launched by name, from the UI and from the command line.
 
-A job only selects assets; `expiries` has one dimension and the cells have two, so they cannot share a job.
+A job selects assets (`expiries` has one dimension and the cells have two, so they cannot share a job), or calls one
+function of the rooms below. When jobs run by themselves is said in `schedules.py`.
 """
+
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from expirytrack_dagster.checks.specs import chain_checks
 from expirytrack_dagster.partitions import cells
+
+if TYPE_CHECKING:  # has no public name
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 expiry_fetch = dg.define_asset_job(
     "expiry_fetch",
@@ -49,7 +55,34 @@ futures_rolling = dg.define_asset_job(
     description="Join the futures of an underlying, by three rules. No request.",
 )
 
-all_jobs = [
+
+@dg.op(name="back_up", description="Copy the home, prove the copy, seal it, and let the oldest backup go.")
+def _back_up(context: dg.OpExecutionContext) -> None:
+    from expirytrack_dagster.backup import back_up
+    from expirytrack_dagster.failures import readable_failures
+    from expirytrack_dagster.settings import load_settings
+
+    with readable_failures():
+        made = back_up(load_settings())
+    context.add_output_metadata(
+        {
+            "file": dg.MetadataValue.path(str(made.path)),
+            "bytes": made.size,
+            "files": made.parts,
+            "candles": made.rows.get("candles", 0),
+            "older backups removed": len(made.removed),
+            "verify": made.summary,
+        }
+    )
+
+
+@dg.job(name="backup", description="Make a sealed backup of the home, as `expirytrack backup` does.")
+def backup() -> None:
+    """Run the one step."""
+    _back_up()
+
+
+all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     expiry_fetch,
     contract_fetch,
     historical_data_fetch,
@@ -57,4 +90,5 @@ all_jobs = [
     parquet_export,
     derivation,
     futures_rolling,
+    backup,
 ]

@@ -62,7 +62,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
 
 class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
-    """The DuckDB archive, with the connection settings of a `DuckDBResource`."""
+    """The DuckDB archive, with the connection settings of a `DuckDBResource`, encrypted if the settings say so."""
 
     duckdb: DuckDBResource
     lock_timeout: float = 60.0
@@ -72,11 +72,13 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         from pathlib import Path
 
         from expirytrack_dagster.warehouse.connection import Warehouse
+        from expirytrack_dagster.warehouse.encryption import archive_key
 
         return Warehouse(
             Path(self.duckdb.database),
             lock_timeout=self.lock_timeout,
             settings=self.duckdb.connection_config,
+            key=archive_key(load_settings()),
         )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 LOCATION = "expirytrack_dagster.definitions"
+LOOPBACK = "127.0.0.1"
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 -- to recognise them, not to listen there
 _PATIENCE = 10.0
 """Seconds that a child gets to end by itself before it is killed."""
 
@@ -133,17 +135,22 @@ def require_free(port: int) -> None:
         raise ConfigurationError(f"Port {port} is taken: choose another one with --port (or PORT=3001 for make).")
 
 
-def start_ui(children: Children, port: int) -> str:
+def start_ui(children: Children, port: int, host: str = LOOPBACK) -> str:
     """Start Dagster's webserver and daemon on the instance of DAGSTER_HOME; return the address when it answers.
+
+    Args:
+        children: who ends them.
+        port: where the webserver listens.
+        host: the address on which it does; Dagster asks nobody who they are.
 
     Raises:
         ConfigurationError: the port is taken.
         ExpiryTrackError: one of them ended or did not answer.
     """
     require_free(port)
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{LOOPBACK if host in _EVERYWHERE else f'[{host}]' if ':' in host else host}:{port}"
     children.start(
-        "webserver", script("dagster-webserver"), "--host", "127.0.0.1", "--port", str(port), "--module-name", LOCATION
+        "webserver", script("dagster-webserver"), "--host", host, "--port", str(port), "--module-name", LOCATION
     )
     children.start("daemon", script("dagster-daemon"), "run", "--module-name", LOCATION)
     children.wait_for("webserver", f"{url}/server_info")

@@ -33,6 +33,10 @@ from expirytrack_dagster.errors import ConfigurationError
 PREFIX = "EXPIRYTRACK_"
 UPSTOX_API_URL = "https://api.upstox.com"
 UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
+DEFAULT_ACCOUNT = "default"
+LOGIN_URL = "http://127.0.0.1:8765/callback"
+NOTIFIER_URL = "http://127.0.0.1:8766/notify"
+SHORTEST_PASSPHRASE = 8
 INSTRUMENTS_PATH = "/market-quote/instruments/exchange/complete.json.gz"
 
 
@@ -89,6 +93,22 @@ def _check_api_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _check_receiver(url: str) -> str:
+    """Accept what a receiver can listen at or a browser be sent to: https, or http on this machine with its port."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.query or parts.fragment or parts.username or parts.password or not parts.hostname or port == 0:
+        message = f"'{url}' is not an address such as {LOGIN_URL}"
+        raise ValueError(message)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url)):
+        message = f"'{url}' would carry a login in the clear: use https (plain http is for this machine alone)"
+        raise ValueError(message)
+    return url
+
+
 def parse_pins(text: object) -> object:
     """Turn `sha256/...,sha256/...` into hashes of public keys; anything but text passes unchanged."""
     if not isinstance(text, str):
@@ -103,6 +123,13 @@ def parse_pins(text: object) -> object:
             message = f"'{pin}' is not of the form sha256/ and 44 characters of base64"
             raise ValueError(message)
     return pins
+
+
+def _check_passphrase(passphrase: SecretStr | None) -> SecretStr | None:
+    if passphrase is not None and len(passphrase.get_secret_value()) < SHORTEST_PASSPHRASE:
+        message = f"a passphrase needs at least {SHORTEST_PASSPHRASE} characters"
+        raise ValueError(message)
+    return passphrase
 
 
 PROFILES: dict[str, dict[str, object]] = {
@@ -121,6 +148,26 @@ class Settings(BaseSettings):
     api_url: Annotated[str, AfterValidator(_check_api_url)] = UPSTOX_API_URL
     access_token: SecretStr | None = Field(
         None, description="A token of the day, pasted from the Upstox developer page."
+    )
+    account: str = Field(
+        DEFAULT_ACCOUNT,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="Your own name for the Upstox account to use; each has its token, its app and its rate limits.",
+    )
+    client_id: str | None = Field(
+        None, pattern=r"^[!-~]+$", description="API key of your app on the Upstox developer page; `login` needs it."
+    )
+    client_secret: SecretStr | None = Field(None, description="API secret of your app; `login` asks where it is unset.")
+    redirect_uri: Annotated[str, AfterValidator(_check_receiver)] = Field(
+        LOGIN_URL,
+        description="Redirect address of your app, exactly as registered; `login` listens there, on this machine.",
+    )
+    notifier_url: Annotated[str, AfterValidator(_check_receiver)] = Field(
+        NOTIFIER_URL,
+        description="Where `login --approve` listens on this machine; your app's notifier webhook must be led there.",
+    )
+    token_warning_minutes: float = Field(
+        60.0, ge=0, description="Minutes before its token dies at which `status` and `collect` warn."
     )
     instruments: str | None = Field(
         None, description="Address or file of the instruments master (JSON, may be gzipped)."
@@ -195,6 +242,25 @@ class Settings(BaseSettings):
     )
     discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
     lock_timeout: float = Field(60.0, ge=0, description="Seconds to wait for a database that another program holds.")
+    passphrase: Annotated[SecretStr | None, AfterValidator(_check_passphrase)] = Field(
+        None, description="What opens the vault on a machine without a keyring; at least eight characters."
+    )
+    key_age_days: int = Field(90, ge=1, le=36_500, description="Age of the vault's key from which its rotation is due.")
+    encryption: bool = Field(
+        default=False,
+        description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
+    )
+    open_home: bool = Field(
+        default=False,
+        description="Go on although other users can read the home, where its disk keeps no rights (network drives).",
+    )
+    backups: Path | None = Field(
+        None, description="Folder of backups, best on another disk; `backups` below the home if not given."
+    )
+    backup_keep: int = Field(7, ge=1, description="How many backups of this home a folder keeps; older ones go.")
+    recovery_key: SecretStr | None = Field(
+        None, description="What `expirytrack backup --show-key` printed: opens a backup on another machine."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
@@ -225,8 +291,8 @@ class Settings(BaseSettings):
 
     @property
     def answers(self) -> Path:
-        """The SQLite file of kept answers."""
-        return self.home / "cache" / "answers.sqlite"
+        """The SQLite file of kept answers; encrypted ones have a file of their own."""
+        return self.home / "cache" / ("sealed.sqlite" if self.encryption else "answers.sqlite")
 
     @property
     def staging(self) -> Path:
@@ -234,19 +300,34 @@ class Settings(BaseSettings):
         return self.home / "staging"
 
     @property
+    def vault(self) -> Path:
+        """The encrypted file of secrets and keys."""
+        return self.home / "vault.bin"
+
+    @property
+    def vault_keys(self) -> Path:
+        """Folder of the key file that opens the vault where there is neither a keyring nor a passphrase."""
+        return self.home / "keys"
+
+    @property
     def reports(self) -> Path:
         """Folder of the validation reports, one JSON file a cell."""
         return self.home / "reports"
 
     @property
-    def audit(self) -> Path:
-        """The audit log."""
-        return self.home / "audit.jsonl"
-
-    @property
     def published(self) -> Path:
         """Folder of the copy of the archive that readers use."""
         return self.home / "published"
+
+    @property
+    def backup_folder(self) -> Path:
+        """Folder of backups."""
+        return self.backups.expanduser().resolve() if self.backups else self.home / "backups"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.home / "audit.jsonl"
 
     @property
     def dagster_home(self) -> Path:
@@ -259,6 +340,9 @@ class Settings(BaseSettings):
         if self.instruments:
             return self.instruments
         return self.api_url + INSTRUMENTS_PATH if is_loopback(self.api_url) else UPSTOX_INSTRUMENTS_URL
+
+
+_SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -275,7 +359,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
-        shown = "" if key == "access_token" else f" ({first['input']!r})"
+        shown = "" if key in _SECRETS else f" ({first['input']!r})"
         message = f"{PREFIX}{key.upper()}{shown}: {first['msg'].removeprefix('Value error, ')}."
         raise ConfigurationError(message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

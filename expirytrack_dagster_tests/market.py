@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from expirytrack_dagster.sandbox.bars import Bars
+    from expirytrack_dagster.sandbox.market import Market
     from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -32,11 +33,21 @@ def store_cell(warehouse: Warehouse, market: SyntheticMarket, symbol: str, expir
     return store_bars(warehouse, symbol, expiry, list_cell(warehouse, market, symbol, expiry)[1], folder)
 
 
+def store_recorded(warehouse: Warehouse, market: Market, symbol: str, key: str, expiry: date, folder: Path) -> int:
+    """The same for an underlying of any market; return how many candles there are."""
+    return store_bars(warehouse, symbol, expiry, _list(warehouse, market, symbol, key, expiry)[1], folder)
+
+
 def list_cell(
     warehouse: Warehouse, market: SyntheticMarket, symbol: str, expiry: date
 ) -> tuple[pd.DataFrame, dict[str, Bars]]:
     """List an expiry and its contracts; return these, and the minutes of each that the market has."""
-    key = SYMBOLS[symbol]
+    return _list(warehouse, market, symbol, SYMBOLS[symbol], expiry)
+
+
+def _list(
+    warehouse: Warehouse, market: Market, symbol: str, key: str, expiry: date
+) -> tuple[pd.DataFrame, dict[str, Bars]]:
     rows = (market.option_contracts(key, expiry) or []) + (market.future_contracts(key, expiry) or [])
     contracts = pd.DataFrame(rows).reindex(columns=_COLUMNS)
     contracts["weekly"] = contracts["weekly"].astype("boolean")

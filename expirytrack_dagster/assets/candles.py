@@ -51,13 +51,14 @@ def candles(
     from expirytrack_dagster.collect.verdict import judge_cell
     from expirytrack_dagster.quality.coverage import spans
     from expirytrack_dagster.quality.pictures import coverage_map
+    from expirytrack_dagster.security.parquet import staging_key
     from expirytrack_dagster.warehouse import reader
 
     started = time.monotonic()
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
     settings, archive = upstox.settings(), warehouse.open()
-    staging = CellStaging(settings.staging / symbol / day)
+    staging = CellStaging(settings.staging / symbol / day, staging_key(settings))
     with readable_failures(), ExitStack() as cell:
         cell.enter_context(staging.held())
         known = reader.statuses(archive, symbol, expiry)

@@ -7,6 +7,7 @@ import dagster as dg
 
 from expirytrack_dagster.assets.candles import candles
 from expirytrack_dagster.assets.common import OWNERS
+from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import cell_of, cells
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
@@ -20,8 +21,8 @@ from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
     kinds={"parquet"},
     owners=OWNERS,
     description="The cell's candles and contracts as Parquet files with a manifest, in parquet_archive/SYMBOL/EXPIRY "
-    "below the home; a new materialization replaces them as a whole. They are plain, even where the archive is "
-    "encrypted. No request.",
+    "below the home; a new materialization replaces them as a whole. They are plain files, so there are none where "
+    "the archive is encrypted. No request.",
 )
 def parquet_archive(
     context: dg.AssetExecutionContext, upstox: UpstoxResource, warehouse: WarehouseResource
@@ -33,6 +34,11 @@ def parquet_archive(
     symbol, day = cell_of(context.partition_key)
     with readable_failures():
         settings = upstox.settings()
+        if settings.encryption:
+            raise ConfigurationError(
+                "EXPIRYTRACK_ENCRYPTION is on, and parquet_archive would lie in the home unencrypted: use 'expirytrack "
+                "export' with a place of your choice."
+            )
         target = settings.home / "parquet_archive" / symbol / day
         made = export_cell(settings, warehouse.open(), target, symbol, date.fromisoformat(day))
     return dg.MaterializeResult(

@@ -3,7 +3,7 @@
 A batch is one Parquet file: its rows (valid ones, and bad ones with the rule that they broke) and, in the file's own
 metadata, the states of the contracts that it settles, so that rows and states cannot part. It is written under
 another name, flushed to disk and renamed: a file of the final name is whole. What a killed run has staged is used by
-the next one. Loading into DuckDB is `warehouse/`'s business.
+the next one. With a key, files are encrypted (`security/parquet.py`). Loading into DuckDB is `warehouse/`'s business.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import threading
 import zlib
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from expirytrack_dagster.collect.states import ContractStatus
-from expirytrack_dagster.errors import CellBusy, DiskFull, StorageError
+from expirytrack_dagster.errors import CellBusy, DiskFull, EncryptionMismatch, StorageError
+from expirytrack_dagster.security.parquet import decrypting, encrypting, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,20 +52,26 @@ SCHEMA = pa.schema(
 )
 
 
+_DAMAGE = (pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError)
+"""What reading a damaged or cut-off file may raise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A whole staged file and the contracts that it settles."""
+    """A whole staged file, the contracts that it settles, and the key that opens it."""
 
     path: Path
     statuses: list[ContractStatus]
+    key: bytes | None = field(default=None, repr=False)
 
 
 class CellStaging:
     """The staging folder of one cell."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use this folder; it is made when the first batch is written."""
+    def __init__(self, folder: Path, key: bytes | None = None) -> None:
+        """Use this folder, which is made when the first batch is written; files are encrypted if there is a key."""
         self.folder = folder
+        self.key = key
         self._naming = threading.Lock()
         self._whole: set[Path] = set()  # files that were written or read in full here, and need not be read again
 
@@ -102,26 +109,31 @@ class CellStaging:
             number = max((int(path.stem.split("-")[1]) for path in self._files()), default=0) + 1
             path = self.folder / f"batch-{number:05d}.parquet"
             self._put(path, table, statuses)
-        return Batch(path, list(statuses))
+        return Batch(path, list(statuses), self.key)
 
     def batches(self) -> list[Batch]:
         """Return what is staged and whole, oldest first; a damaged file is removed, its contracts are asked again.
 
         Of several states of a contract the last one counts: a proof may come after the answer that it is about.
+
+        Raises:
+            EncryptionMismatch: a file was staged when the settings were plain and now say encrypted, or the other way.
         """
         found: list[Batch] = []
         for path in self._files():
             try:
+                if is_encrypted(path) is (self.key is None):
+                    raise _staged_otherwise(path)
                 if path in self._whole:
-                    schema = pq.read_schema(path)
+                    schema = pq.read_schema(path, decryption_properties=decrypting(self.key, path))
                 else:
-                    schema = pq.read_table(path, page_checksum_verification=True).schema
+                    schema = self._table(path).schema
                     self._whole.add(path)
                 statuses = _unsealed(schema)
-            except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError):
+            except _DAMAGE:
                 path.unlink(missing_ok=True)
                 continue
-            found.append(Batch(path, statuses))
+            found.append(Batch(path, statuses, self.key))
         seen: set[str] = set()
         for batch in reversed(found):
             batch.statuses[:] = [status for status in batch.statuses if status.instrument_key not in seen]
@@ -137,9 +149,28 @@ class CellStaging:
             if not kept:
                 batch.path.unlink()
                 continue
-            table = pq.read_table(batch.path)
+            table = self._table(batch.path)
             gone = pc.is_in(table.column("instrument_key"), value_set=pa.array(sorted(keys), pa.string()))
             self._put(batch.path, table.filter(pc.invert(gone)), kept)
+
+    def change_key(self, key: bytes | None) -> int:
+        """Write files that this key does not open anew, so that it does, and return how many they were.
+
+        A damaged one is removed. A process that dies on the way leaves some of each kind, and the next call goes on.
+        """
+        target, changed = CellStaging(self.folder, key), 0
+        for path in self._files():
+            if is_encrypted(path) is not (key is None):
+                continue
+            try:
+                table = self._table(path)
+                statuses = _unsealed(table.schema)
+            except _DAMAGE:
+                path.unlink(missing_ok=True)
+                continue
+            target._put(path, table, statuses)
+            changed += 1
+        return changed
 
     def clear(self) -> None:
         """Remove the cell's staged files."""
@@ -155,6 +186,7 @@ class CellStaging:
                     file,
                     compression="zstd",
                     write_page_checksum=True,
+                    encryption_properties=encrypting(self.key, path),
                 )
                 file.flush()
                 os.fsync(file.fileno())
@@ -169,6 +201,10 @@ class CellStaging:
                 ) from error
             raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
 
+    def _table(self, path: Path) -> pa.Table:
+        properties = decrypting(self.key, path)
+        return pq.read_table(path, page_checksum_verification=True, decryption_properties=properties)
+
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("batch-*.parquet"))
 
@@ -176,7 +212,16 @@ class CellStaging:
 def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Yield some columns of each batch, one frame a file, so that a whole cell is never in memory."""
     for batch in batches:
-        yield pq.read_table(batch.path, columns=list(columns)).to_pandas()
+        properties = decrypting(batch.key, batch.path)
+        yield pq.read_table(batch.path, columns=list(columns), decryption_properties=properties).to_pandas()
+
+
+def _staged_otherwise(path: Path) -> EncryptionMismatch:
+    kind, command = ("encrypted", "decrypt") if is_encrypted(path) else ("not encrypted", "encrypt")
+    return EncryptionMismatch(
+        f"The staged file {path} is {kind}, and EXPIRYTRACK_ENCRYPTION says otherwise: run 'expirytrack {command}', or "
+        "change the setting back; nothing is lost."
+    )
 
 
 def _sealed(table: pa.Table, statuses: Sequence[ContractStatus]) -> pa.Table:
@@ -193,10 +238,10 @@ def _unsealed(schema: pa.Schema) -> list[ContractStatus]:
 
 def _to_arrow(frame: pd.DataFrame) -> pa.Table:
     columns = []
-    for field in SCHEMA:
-        if field.name in frame.columns:
-            array = pa.Array.from_pandas(frame[field.name], type=None)
-            columns.append(array.cast(field.type))
+    for column in SCHEMA:
+        if column.name in frame.columns:
+            array = pa.Array.from_pandas(frame[column.name], type=None)
+            columns.append(array.cast(column.type))
         else:
-            columns.append(pa.nulls(len(frame), field.type))
+            columns.append(pa.nulls(len(frame), column.type))
     return pa.table(columns, schema=SCHEMA)

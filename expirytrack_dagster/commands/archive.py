@@ -186,10 +186,9 @@ def checked_symbol(symbol: str | None) -> str | None:
 
 
 def _archive() -> Warehouse:
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
-    settings = load_settings()
-    return Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+    return open_warehouse(load_settings())
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, object]]:

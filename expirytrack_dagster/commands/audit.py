@@ -41,6 +41,7 @@ LastOption = Annotated[int, typer.Option(min=1, help="How many lines, the latest
 def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
     """Find altered, removed, added and moved lines and a cut end: exit code 0 when there are none, else 3."""
     from expirytrack_dagster.console import say
+    from expirytrack_dagster.quality.outcome import plural
 
     log = _log()
     result = log.verify(_head(head) if head else None)
@@ -54,7 +55,7 @@ def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
         if result.damage:
             say(f"Not intact: {log.path} was changed by something else than this program.")
         elif result.head:
-            say(f"Intact: {result.lines:,} lines. To prove later that none was exchanged, keep this head elsewhere:")
+            say(f"Intact: {plural(result.lines, 'line')}. Keep this head elsewhere, to prove it later again:")
             say(result.head)
         else:
             say("Nothing has been noted yet.")

@@ -106,7 +106,6 @@ def _told(title: str, target: Path) -> None:
 
 
 def _archive() -> Warehouse:
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
-    settings = load_settings()
-    return Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+    return open_warehouse(load_settings())

@@ -29,14 +29,14 @@ def derive(
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.partitions import add_expiries, add_underlying
     from expirytrack_dagster.runs import Runner
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
     from expirytrack_dagster.warehouse.derived import outdated
 
     settings = load_settings()
     symbol = checked_symbol(symbol)
     if expiry is not None and symbol is None:
         raise typer.BadParameter("An expiry needs its symbol: expirytrack derive NIFTY --expiry 2025-08-28.")
-    archive = Warehouse(settings.database, lock_timeout=settings.lock_timeout)
+    archive = open_warehouse(settings)
     wanted = [(symbol, expiry)] if symbol and expiry else outdated(archive, settings.interest_rate, symbol)
     errors: list[str] = []
     with open_instance(settings) as instance, console.slow_bar("Deriving", "cells") as progress:
@@ -57,5 +57,6 @@ def derive(
     else:
         for sentence in errors:
             console.say(sentence, to=console.err, style="red")
-        console.say(f"{len(wanted):,} cells derived." if wanted else "Everything is derived from the newest candles.")
+        cells = f"{len(wanted):,} cell{'' if len(wanted) == 1 else 's'} derived."
+        console.say(cells if wanted else "Everything is derived from the newest candles.")
     raise typer.Exit(1 if errors else 0)

@@ -99,13 +99,13 @@ def _export(
     from expirytrack_dagster import console
     from expirytrack_dagster.collect.tracking import check_symbol
     from expirytrack_dagster.export import exporting
-    from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
     with console.slow_bar("Exporting", "candles") as progress:
         return exporting.export(
             settings,
-            Warehouse(settings.database, lock_timeout=settings.lock_timeout),
+            open_warehouse(settings),
             to.expanduser(),
             list(dict.fromkeys(formats)),
             underlyings=[check_symbol(symbol) for symbol in symbols],

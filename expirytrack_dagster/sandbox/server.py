@@ -5,7 +5,7 @@ Belongs here: which answer a request gets. Formats are in `wire.py`, parameters 
 A request is checked as docs/upstox-api.md lists it: route (404), token (401), limits (429), form (400), plan
 (401), key (400), range (400). It counts in its token's windows when it has arrived with a good token, whatever its
 answer; the content network's faults come before that and do not count. The instruments master is public and does not
-count either.
+count either, nor do the requests of a login (`login.py`).
 
 For tests, outside of Upstox's paths, uncounted and without a token:
 
@@ -38,9 +38,11 @@ from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.sandbox import asking, wire
 from expirytrack_dagster.sandbox.bars import filled
 from expirytrack_dagster.sandbox.limits import Limiter
+from expirytrack_dagster.sandbox.login import LoginDesk
 from expirytrack_dagster.sandbox.market import expiry_of
 from expirytrack_dagster.sandbox.planting import Planted, PlantedMarket
 from expirytrack_dagster.sandbox.switches import FaultCounter, Switches, changed
+from expirytrack_dagster.sandbox.tokens import Authority
 from expirytrack_dagster.settings import INSTRUMENTS_PATH, RateLimit
 
 if TYPE_CHECKING:
@@ -65,7 +67,6 @@ EVERY_TENTH = 10
 RESET = "reset"
 
 NOT_FOUND = wire.Refusal(404, "UDAPI100060", "Resource not Found.")
-TOKEN = wire.Refusal(401, "UDAPI100050", "Invalid token used to access API")
 LIMIT = wire.Refusal(429, "UDAPI10005", "Too Many Request Sent")
 PLAN = wire.Refusal(401, "UDAPI1149", "This API is available exclusively with an Upstox Plus plan subscription")
 KEY = wire.Refusal(400, "UDAPI100011", "Invalid Instrument key")
@@ -74,7 +75,7 @@ FAULTS = {
     refusal.status: refusal
     for refusal in (
         KEY,
-        TOKEN,
+        wire.BAD_TOKEN,
         wire.Refusal(403, "UDAPI100067", "The API you are trying to access is not permitted with an extended_token"),
         wire.Refusal(423, "UDAPI100423", "The service is locked at this time"),  # the real code is not known
         LIMIT,
@@ -105,8 +106,9 @@ class Sandbox:
         market: where the data come from.
         limits: windows of the rate limiter; none means that nothing is refused.
         switches: how it behaves.
-        tokens: the only tokens that it takes; any non-empty one by default.
+        tokens: the only tokens that it takes beside those of its own logins; any non-empty one by default.
         clock: steady seconds, on which arrivals are counted.
+        wall: epoch seconds, by which codes and tokens live; `Switches.ahead` is added.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Sandbox:
         switches: Switches | None = None,
         tokens: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Build the routes."""
         self.market = market
@@ -130,12 +133,20 @@ class Sandbox:
         self._epoch = time.time() - clock()
         self._random = np.random.default_rng(0)
         self.set_switches(switches or Switches())
+        self._authority = Authority(lambda: wall() + self.switches.ahead)
+        desk = LoginDesk(
+            self._authority,
+            lambda: self.switches,
+            _refused,
+            lambda request, endpoint, response: self._logged(request, endpoint, self._clock(), response),
+        )
         api = [Route(path, self._listing(endpoint), methods=["GET"]) for endpoint, path in QUERIES.items()]
         self._app = Starlette(
             routes=[
                 *api,
                 Route(CANDLES + "{rest:path}", self._candles, methods=["GET"]),
                 Route("/v2/user/profile", self._profile, methods=["GET"]),
+                *desk.routes(),
                 Route(INSTRUMENTS_PATH, self._instruments, methods=["GET"]),
                 Route("/_sandbox/stats", self._looked_at(self.stats), methods=["GET"]),
                 Route("/_sandbox/requests", self._looked_at(lambda: self.log), methods=["GET"]),
@@ -190,7 +201,8 @@ class Sandbox:
         return await self._api(request, "candles", segments[0], asking.candles(segments))
 
     async def _profile(self, request: Request) -> Response:
-        return await self._api(request, "profile", "", None)
+        token = wire.bearer(request.headers.get("authorization", ""))
+        return await self._api(request, "profile", "", self._authority.user_of(token) or self.switches.app.user_id)
 
     async def _instruments(self, request: Request) -> Response:
         body = await run_in_threadpool(self.market.instruments_master)
@@ -207,7 +219,7 @@ class Sandbox:
         request: Request,
         endpoint: str,
         target: str,
-        asked: asking.Contracts | asking.Candles | wire.Refusal | None,
+        asked: asking.Contracts | asking.Candles | wire.Refusal | str,
     ) -> Response:
         """Answer a request of the API's own paths: delays, the answer, the log."""
         await self._delay(self.switches.delay_before)
@@ -229,19 +241,20 @@ class Sandbox:
 
     def _admitted(self, request: Request, endpoint: str, arrived: float) -> Response | None:
         """Check the token and the limits; None means that the request may go on."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        token = token.strip()
-        if scheme.lower() != "bearer" or not token or (self._tokens and token not in self._tokens):
-            return _refused(TOKEN)
+        token = wire.bearer(request.headers.get("authorization", ""))
+        taken = not self._tokens or token in self._tokens or self._authority.issued(token)
+        if not token or not taken or self._authority.is_dead(token):
+            return _refused(wire.BAD_TOKEN)
         self._token_uses[token] += 1
         if self.switches.token_life is not None and self._token_uses[token] > self.switches.token_life:
-            return _refused(TOKEN)
-        key = token if self.switches.limit_scope == "account" else f"{token} {endpoint}"
+            return _refused(wire.BAD_TOKEN)
+        user = self._authority.user_of(token) or token  # a new token of the day begins no new window
+        key = user if self.switches.limit_scope == "account" else f"{user} {endpoint}"
         wait = self.limiter.admit(key, arrived, count_refused=self.switches.count_refused)
         return _refused(LIMIT, retry_after=wait if self.switches.retry_after else None) if wait else None
 
     async def _answered(
-        self, endpoint: str, target: str, asked: asking.Contracts | asking.Candles | wire.Refusal | None
+        self, endpoint: str, target: str, asked: asking.Contracts | asking.Candles | wire.Refusal | str
     ) -> Response | None:
         """Answer an admitted request, spoilt if a fault hits it; None means that the connection is to be reset."""
         kind = self._faults.pick(endpoint, target, edge=False)
@@ -264,10 +277,10 @@ class Sandbox:
             body = body[: len(body) // 2]
         return Response(body, media_type="application/json")
 
-    def _body(self, endpoint: str, asked: asking.Contracts | asking.Candles | None) -> bytes | wire.Refusal:
-        """Return the good answer to a well-formed request, or why there is none."""
-        if asked is None:
-            return wire.success(wire.PROFILE)
+    def _body(self, endpoint: str, asked: asking.Contracts | asking.Candles | str) -> bytes | wire.Refusal:
+        """Return the good answer to a well-formed request, or why there is none; a profile is asked by its user."""
+        if isinstance(asked, str):
+            return wire.success(wire.PROFILE | {"user_id": asked})
         if not self.switches.plus:
             return PLAN
         if isinstance(asked, asking.Candles):

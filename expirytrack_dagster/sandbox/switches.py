@@ -12,6 +12,7 @@ import msgspec
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.sandbox.planting import Plant  # noqa: TC001 - msgspec reads the annotation at run time
+from expirytrack_dagster.settings import NOTIFIER_URL
 
 Endpoint = Literal["expiries", "option_contracts", "future_contracts", "candles", "profile"]
 Kind = Literal[
@@ -70,6 +71,24 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return not self.tokens or target in self.tokens or (len(parts) > 1 and parts[1] in self.tokens)
 
 
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The one app that may log in, and the user who does.
+
+    Args:
+        client_id: its API key.
+        client_secret: its API secret.
+        redirect_uri: its redirect address; any address of this machine by default.
+        notifier_url: where tokens are delivered that the user approved.
+        user_id: who logs in.
+    """
+
+    client_id: str = "sandbox-app"
+    client_secret: str = "sandbox-secret"  # noqa: S105 -- opens nothing
+    redirect_uri: str | None = None
+    notifier_url: str = NOTIFIER_URL
+    user_id: str = "SB0001"
+
+
 class Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be switched; the defaults are a well-behaved Upstox with a Plus account.
 
@@ -85,6 +104,8 @@ class Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         count_refused: refused requests use up the windows too.
         limit_scope: one set of windows for the account, or one for each endpoint.
         token_life: a token is dead after so many requests.
+        app: who may log in, see `App`.
+        ahead: seconds by which the clock is ahead that codes and tokens live by.
         delay_before: seconds from the arrival of a request until it counts, between two bounds.
         delay_after: seconds from then until the answer, between two bounds.
         faults: see `Fault`; the first that hits wins.
@@ -102,6 +123,8 @@ class Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     count_refused: bool = False
     limit_scope: Literal["account", "endpoint"] = "account"
     token_life: int | None = None
+    app: App = App()
+    ahead: float = 0.0
     delay_before: Seconds = (0.0, 0.0)
     delay_after: Seconds = (0.0, 0.0)
     faults: tuple[Fault, ...] = ()

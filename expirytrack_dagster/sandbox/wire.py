@@ -54,6 +54,15 @@ class Refusal(NamedTuple):
         return msgspec.json.encode({"status": "error", "errors": [error]})
 
 
+BAD_TOKEN = Refusal(401, "UDAPI100050", "Invalid token used to access API")
+
+
+def bearer(authorization: str) -> str:
+    """Return the token of an `Authorization` header, empty where there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def success(data: object) -> bytes:
     """Return the envelope of a good answer."""
     return msgspec.json.encode({"status": "success", "data": data})

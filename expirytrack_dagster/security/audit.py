@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from expirytrack_dagster.errors import StorageError
-from expirytrack_dagster.security.private_files import make_folder, opener, write_whole
+from expirytrack_dagster.security.private_files import make_folder, opener, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,18 @@ class AuditLog:
         with self._alone():
             return _inspect(self._lines(), self._read_head(), known)
 
+    def copy_to(self, folder: Path) -> Inspection:
+        """Copy the log and its head into another folder, as they are between two events, and say what they are worth.
+
+        Raises:
+            StorageError: the log cannot be read, or the copy not be written.
+        """
+        with self._alone():
+            for path in (self.path, self.head):
+                if path.exists():
+                    shutil.copyfile(path, folder / path.name)
+            return _inspect(self._lines(), self._read_head(), None)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         try:
@@ -170,7 +183,7 @@ class AuditLog:
 
     def _add(self, last: Entry | None, event: str, details: dict[str, Detail]) -> Entry:
         line, entry = _written(last, event, details)
-        write_whole(self.head, line)
+        write_private(self.head, line)
         self._write(line)
         return entry
 
@@ -245,7 +258,7 @@ def _parsed(raw: bytes) -> Entry | None:
         return None
     try:
         values: dict[str, Any] = json.loads(body + b"}")
-        return Entry(*(values[name] for name in _FIELDS), hash=found[1].decode())
+        return Entry._make((*(values[name] for name in _FIELDS), found[1].decode()))
     except (ValueError, TypeError, KeyError):  # a hash that fits what nobody here has written
         return None
 

@@ -77,6 +77,25 @@ def sealing(file: IO[bytes], key: bytes, *, context: bytes) -> Iterator[Sealing]
     writer.finish()
 
 
+def has_its_end(file: IO[bytes], key: bytes, *, context: bytes) -> bool:
+    """Say whether a sealed file was written to its end with this key; only its last piece is read.
+
+    Args:
+        file: seekable, at the header.
+        key: as it was sealed with.
+        context: as it was sealed with.
+    """
+    header = file.read(HEADER)
+    begin, size = file.tell(), PIECE + _TAG
+    whole = max(0, file.seek(0, os.SEEK_END) - begin - 1) // size
+    file.seek(begin + whole * size)
+    try:
+        _Pieces(header, key, context, done=whole).open(file.read(), last=True)
+    except InvalidTag:
+        return False
+    return True
+
+
 class Sealing:
     """Writes sealed pieces to a file; without `finish`, what was written stays unreadable."""
 
@@ -151,12 +170,12 @@ class Unsealing:
 class _Pieces:
     """The cipher of one file: counts its pieces."""
 
-    def __init__(self, header: bytes, key: bytes, context: bytes) -> None:
+    def __init__(self, header: bytes, key: bytes, context: bytes, *, done: int = 0) -> None:
         if len(key) != _KEY:
             raise ValueError(f"a key has {_KEY} bytes, not {len(key)}")
         derived = HKDF(SHA256(), length=_KEY, salt=header[-_SALT:], info=MAGIC + VERSION + context).derive(key)
         self._cipher = AESGCM(derived)
-        self._number = 0
+        self._number = done
 
     def seal(self, content: bytes, *, last: bool) -> bytes:
         return self._cipher.encrypt(self._nonce(last=last), content, None)

@@ -9,7 +9,7 @@ minutes (`EXPIRYTRACK_CACHE_MINUTES`). An empty answer is never kept: "there is 
 time, because it may be filled later and costs next to nothing. Nor is the profile, which tells whether the token lives.
 
 **Key** is the whole address. The token is not part of it, and is written nowhere: market data are the same for every
-account that may see them.
+account that may see them. With a sealer the body is encrypted and bound to its address, which itself stays readable.
 
 **On disk** it is one SQLite file of its own, so that dropping it loses nothing. A transaction either happened or did
 not, whenever a process is killed. The operating system is not asked to write at once: after a power cut the file may
@@ -27,6 +27,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+from expirytrack_dagster.security.sealer import Sealer
+from expirytrack_dagster.security.vault import open_vault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,14 +57,18 @@ class AnswerCache:
         max_bytes: Bound of the file; the oldest answers make room for new ones.
         minutes: How long an answer that may change is believed.
         clock: Source of the current time.
+        sealer: What encrypts the bodies; they are plain without one.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int, minutes: float, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, *, max_bytes: int, minutes: float, clock: Clock, sealer: Sealer | None = None
+    ) -> None:
         """Remember the parts; nothing is opened yet."""
         self._path = path
         self._max_bytes = max_bytes
         self._minutes = minutes
         self._clock = clock
+        self._sealer = sealer
 
     def get(self, url: str) -> bytes | None:
         """Return the body of a kept answer that may still be believed."""
@@ -75,7 +82,8 @@ class AnswerCache:
             ).fetchone()
             if row is None:
                 return None
-            body = _unpacked(*row[:2])
+            packed = row[0] if self._sealer is None else self._sealer.opened(row[0], url)
+            body = None if packed is None else _unpacked(packed, row[1])
             if body is not None and _checksum(url, body) == row[2]:
                 return body
             connection.execute("DELETE FROM answers WHERE url = ?", (url,))
@@ -87,6 +95,8 @@ class AnswerCache:
         packed = _codec().compress(body, asbytes=True) if seconds else b""
         if not seconds or len(packed) * _LARGEST_SHARE > self._max_bytes:
             return
+        if self._sealer is not None:
+            packed = self._sealer.seal(packed, url)
         now = self._clock.now()
         expires_at = None if math.isinf(seconds) else now + seconds
         with self._harmless(), self._opened() as connection:
@@ -106,6 +116,10 @@ class AnswerCache:
         if self._path.exists():
             with self._harmless(), self._opened() as connection:
                 connection.executemany("DELETE FROM answers WHERE target = ?", [(target,) for target in targets])
+
+    def drop(self) -> None:
+        """Forget everything; nothing is lost that the API would not give again."""
+        self._remove()
 
     def _lifetime(self, call: Call, rows: int) -> float:
         """Return for how many seconds an answer may be believed: 0 for not at all, infinity for ever."""
@@ -142,7 +156,7 @@ class AnswerCache:
             try:
                 self._path.with_name(name).unlink(missing_ok=True)
             except OSError as error:  # Windows keeps a file that another process has open
-                _log.warning("The damaged answer cache cannot be removed: %s.", error)
+                _log.warning("The answer cache cannot be removed: %s.", error)
 
 
 def kept_answers(settings: Settings, clock: Clock) -> AnswerCache | None:
@@ -150,7 +164,11 @@ def kept_answers(settings: Settings, clock: Clock) -> AnswerCache | None:
     if not settings.cache:
         return None
     return AnswerCache(
-        settings.answers, max_bytes=settings.cache_mb * 2**20, minutes=settings.cache_minutes, clock=clock
+        settings.answers,
+        max_bytes=settings.cache_mb * 2**20,
+        minutes=settings.cache_minutes,
+        clock=clock,
+        sealer=Sealer(open_vault(settings).data_key("cache")) if settings.encryption else None,
     )
 
 

@@ -25,8 +25,6 @@ from expirytrack_dagster.errors import (
     MalformedResponse,
     NetworkError,
     RateLimited,
-    TokenMissing,
-    TokenRejected,
     TruncatedResponse,
 )
 from expirytrack_dagster.upstox.cache import kept_answers
@@ -36,6 +34,7 @@ from expirytrack_dagster.upstox.coordinator import Coordinator, Stage
 from expirytrack_dagster.upstox.decode import decode_candles
 from expirytrack_dagster.upstox.keys import ExpiredKey, check_underlying_key
 from expirytrack_dagster.upstox.refusals import excerpt, is_too_fast, refusal, retry_after_seconds
+from expirytrack_dagster.upstox.tokens import Bearer
 from expirytrack_dagster.upstox.transport import open_http, redirected, unreached
 from expirytrack_dagster.upstox.wire import Contract, Profile, decode_contracts, decode_expiries, decode_profile
 
@@ -95,14 +94,14 @@ class UpstoxClient:
     resets, 5xx and broken bodies are tried again `settings.max_retries` times with growing pauses; refusals for
     coming too fast pause all processes and do not use up a try; whatever the API refuses for good is raised at once.
 
-    All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing`, `TokenRejected` and
-    `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused` (about this request),
-    `MalformedResponse`, and after the last try `NetworkError`, `ServerError`, `TruncatedResponse`, `EdgeBlocked` or
-    `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked now. Arguments are checked before
-    anything is sent: `ConfigurationError` names the parameter.
+    All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing` and `TokenExpired` (both before
+    anything is sent), `TokenRejected` and `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused`
+    (about this request), `MalformedResponse`, and after the last try `NetworkError`, `ServerError`,
+    `TruncatedResponse`, `EdgeBlocked` or `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked
+    now. Arguments are checked before anything is sent: `ConfigurationError` names the parameter.
 
     Args:
-        settings: Address, token, timeout, retries, pool size.
+        settings: Address, account and where its token is, timeout, retries, pool size.
         ledger: The ledger that all processes of the account share.
         clock: Time and sleep for waits and pauses; the network's own timeouts use the event loop.
         run_id: Written into the ledger, so that a run's spending can be told.
@@ -137,6 +136,7 @@ class UpstoxClient:
         self._cache = kept_answers(settings, self._clock)
         self._cache_turn = asyncio.Lock()
         self._fresh = fresh
+        self._bearer = Bearer(settings, self._clock, run_id)
         self._http = open_http(settings, transport)
 
     async def __aenter__(self) -> Self:
@@ -212,7 +212,7 @@ class UpstoxClient:
         if self._cache and not self._fresh and (kept := await self._in_turn(self._cache.get, url)):
             with suppress(TruncatedResponse, MalformedResponse):  # kept by a version that was less strict
                 return decode(kept), len(kept), 0
-        headers = {"Authorization": f"Bearer {self._token()}"}
+        await self._bearer.header()  # without a token, nobody needs to wait for a slot
         async for attempt in AsyncRetrying(
             sleep=self._clock.sleep,
             stop=stop_after_attempt(self._settings.max_retries + 1),
@@ -222,7 +222,7 @@ class UpstoxClient:
         ):
             with attempt:
                 number = attempt.retry_state.attempt_number
-                value, body = await self._attempt(call, path, headers, number, decode, measure)
+                value, body = await self._attempt(call, path, number, decode, measure)
         if self._cache:
             await self._in_turn(self._cache.put, call, url, body, measure(value)["rows"] or 0)
         return value, len(body), number
@@ -236,14 +236,17 @@ class UpstoxClient:
         self,
         call: Call,
         path: str,
-        headers: dict[str, str],
         number: int,
         decode: Callable[[bytes], T],
         measure: Callable[[T], dict[str, int | None]],
     ) -> tuple[T, bytes]:
         """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
         while True:
-            async with self._coordinator.slot(call, number) as slot, self._settling(slot) as settle:
+            async with (
+                self._coordinator.slot(call, number) as slot,
+                self._headers(slot) as headers,
+                self._settling(slot) as settle,
+            ):
                 answer = await self._exchange(path, headers, settle)
                 refused = refusal(answer.status, answer.body, retry_after=answer.retry_after)
                 if refused is None:
@@ -257,6 +260,16 @@ class UpstoxClient:
                 raise error
             if not await self._coordinator.refuse(slot, answer.retry_after, f"Upstox answered {answer.status}"):
                 raise error
+
+    @asynccontextmanager
+    async def _headers(self, request_id: int) -> AsyncIterator[dict[str, str]]:
+        """Give the headers of a request, or its slot back: the token may have died while it waited."""
+        try:
+            headers = await self._bearer.header()
+        except BaseException:
+            await self._coordinator.give_back(request_id)
+            raise
+        yield headers
 
     @asynccontextmanager
     async def _settling(self, request_id: int) -> AsyncIterator[dict[str, Any]]:
@@ -305,16 +318,6 @@ class UpstoxClient:
             settle["bytes"] = len(body) if answered else None
         wish = retry_after_seconds(response.headers.get("Retry-After"), arrived)
         return _Answer(response.status_code, bytes(body), wish)
-
-    def _token(self) -> str:
-        token = self._settings.access_token.get_secret_value().strip() if self._settings.access_token else ""
-        if not token:
-            raise TokenMissing(
-                "No access token: set EXPIRYTRACK_ACCESS_TOKEN to today's token from the Upstox developer page."
-            )
-        if not (token.isascii() and token.isprintable()) or " " in token:
-            raise TokenRejected("EXPIRYTRACK_ACCESS_TOKEN holds characters that no token has: paste it again.")
-        return token
 
 
 def _is_worth_a_retry(error: BaseException) -> bool:

@@ -170,6 +170,10 @@ class Coordinator:
         """Record what became of a request, even if the caller is cancelled meanwhile."""
         await self._in_thread(partial(self._ledger.settle, request_id, receipt))
 
+    async def give_back(self, request_id: int) -> None:
+        """Undo the taking of a slot for which nothing was sent."""
+        await self._in_thread(partial(self._ledger.give_back, request_id))
+
     async def refuse(self, request_id: int, retry_after: float | None, reason: str) -> bool:
         """Pause every process after a refusal; False when pausing has been tried for long enough."""
         return await self._in_thread(partial(self._ledger.refuse, request_id, retry_after, reason))

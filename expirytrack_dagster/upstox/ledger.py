@@ -4,6 +4,9 @@ The windows are counted from the very rows that record the requests, so what was
 disagree. Taking a slot, recording what became of it, shared pauses after a refusal, and the figures for `expirytrack
 status` belong here; sending, retrying and queueing belong to `client.py`.
 
+Limits are counted by scope. A scope belongs to an account of the user's own naming, not to a token: Upstox counts by
+user, so a new token of the day begins no new window.
+
 **When a request counts.** Upstox counts a request somewhere between its sending and its answer. The answer's arrival
 is an upper bound of that instant, and while no answer has come the upper bound is now. So a request occupies a window
 of `seconds` from its slot's taking until `seconds` after `counted_at`; then no latency can make the API see more than
@@ -21,6 +24,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+from expirytrack_dagster.settings import DEFAULT_ACCOUNT
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import scopes
 from expirytrack_dagster.upstox.breaker import Breaker, Circuit
@@ -100,6 +104,16 @@ def account_scope(endpoint: Endpoint) -> str:
 def family_scope(endpoint: Endpoint) -> str:
     """Each family of endpoints has limits of its own: options and futures contracts together."""
     return "contracts" if endpoint.endswith("_contracts") else endpoint
+
+
+def scope_of_account(account: str, scope_of: Callable[[Endpoint], str]) -> Callable[[Endpoint], str]:
+    """Keep the limits of each account apart: they are those of an Upstox user, whatever token of the day it has.
+
+    An account's name stands for one user (`tokens.TokenStore`). The default one has the scopes without a name.
+    """
+    if account == DEFAULT_ACCOUNT:
+        return scope_of
+    return lambda endpoint: f"{scope_of(endpoint)} of {account}"
 
 
 class RequestLedger:
@@ -334,7 +348,7 @@ def open_ledger(settings: Settings) -> RequestLedger:
     return RequestLedger(
         StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
-        scope_of=family_scope if settings.rate_scope == "family" else account_scope,
+        scope_of=scope_of_account(settings.account, family_scope if settings.rate_scope == "family" else account_scope),
         burst=settings.rate_burst,
         breaker=Breaker(settings.breaker_failures, settings.breaker_pause),
     )

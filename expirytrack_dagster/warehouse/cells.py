@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.security.parquet import decrypting
 from expirytrack_dagster.warehouse.seals import keep_seal, reseal, seal_if_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -43,7 +45,7 @@ _ADD_CANDLES = """
 INSERT INTO candles BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, epoch_us(ts) // 60000000 AS minute,
     open, high, low, close, volume, open_interest
-FROM read_parquet($staged)
+FROM staged
 WHERE rule IS NULL
 """
 
@@ -58,7 +60,7 @@ _IN_LITTLE_MEMORY = "SET memory_limit = '128MB'"
 _ADD_QUARANTINE = """
 INSERT INTO quarantine BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, $run_id AS run_id, now() AS quarantined_at, *
-FROM read_parquet($staged)
+FROM staged
 WHERE rule IS NOT NULL
 ORDER BY instrument_key, ts
 """
@@ -142,7 +144,13 @@ def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: 
 
 
 def write_candles(
-    warehouse: Warehouse, underlying: str, expiry: date, staged: Sequence[Path], status: pd.DataFrame, run_id: str
+    warehouse: Warehouse,
+    underlying: str,
+    expiry: date,
+    staged: Sequence[Path],
+    status: pd.DataFrame,
+    run_id: str,
+    key: bytes | None = None,
 ) -> CellWrite:
     """Replace candles, quarantined rows and states of the contracts that `status` names; the others stay untouched.
 
@@ -158,20 +166,22 @@ def write_candles(
         status: the columns of `contract_status`, one row a contract; its counts must be those of the staged rows, and
             `received` their sum.
         run_id: the run that received the rows.
+        key: what the staged files are encrypted with; None if they are plain.
 
     Raises:
         StorageError: rows and counts disagree, or a row cannot be stored; nothing was changed.
     """
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
-    load = {**cell, "staged": [str(path) for path in staged]}
     with warehouse.writing() as connection:
         connection.execute(_IN_ONE_THREAD)
         connection.register("books", _arrow(status, cell))
         forgotten = sum(_number(connection, statement, cell) for statement in _FORGET)
         if not forgotten:
             connection.execute(_IN_LITTLE_MEMORY)
-        candles = _number(connection, _ADD_CANDLES, load) if staged else 0
-        quarantined = _number(connection, _ADD_QUARANTINE, {**load, "run_id": run_id}) if staged else 0
+        candles = quarantined = 0
+        for _ in _each_staged(connection, staged, key):
+            candles += _number(connection, _ADD_CANDLES, cell)
+            quarantined += _number(connection, _ADD_QUARANTINE, {**cell, "run_id": run_id})
         connection.execute("INSERT INTO contract_status BY NAME SELECT * FROM books")
         _balance(connection, cell, CellWrite(candles, quarantined), status)
         if len(status):
@@ -179,6 +189,24 @@ def write_candles(
         else:
             seal_if_finished(connection, cell)
     return CellWrite(candles, quarantined)
+
+
+def _each_staged(connection: duckdb.DuckDBPyConnection, staged: Sequence[Path], key: bytes | None) -> Iterator[None]:
+    """Let `staged` mean all files at once, or one after the other if they are encrypted and pyarrow must read them."""
+    if key is None and staged:
+        connection.read_parquet([str(path) for path in staged]).create_view("staged")
+        yield
+        return
+    for path in staged:
+        properties = decrypting(key, path)
+        try:
+            rows = pq.read_table(path, decryption_properties=properties, read_dictionary=["instrument_key", "rule"])
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(
+                f"The staged file {path} cannot be read ({error}): collect the cell again; nothing was changed."
+            ) from error
+        connection.register("staged", rows)
+        yield
 
 
 def _balance(

@@ -8,15 +8,20 @@ belongs in `cells.py`, what is asked in `reader.py`, the tables in `migrations/`
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import duckdb
+import psutil
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
+from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.warehouse.encryption import archive_key, connect
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
 from expirytrack_dagster.warehouse.migrate import is_current, migrate
 
@@ -24,9 +29,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from expirytrack_dagster.settings import Settings
+
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
-# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
-_READING = {"memory_limit": "256MB"}
+# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds, so for writing the
+# limit is the guide's, or DuckDB's own where the machine is smaller (docs/decisions/0083-settings-of-the-engines.md).
+_THREADS = min(4, os.cpu_count() or 1)
+_READING: dict[str, str | int] = {"memory_limit": "256MB", "threads": _THREADS}
+_WRITING: dict[str, str | int] = {
+    "memory_limit": f"{min(4_000, psutil.virtual_memory().total * 0.8 / 1e6):.0f}MB",
+    "threads": _THREADS,
+}
+
+_CONFINED = (
+    "SET python_enable_replacements = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
 
 
 class Warehouse:
@@ -41,6 +60,7 @@ class Warehouse:
         *,
         lock_timeout: float = 60.0,
         settings: Mapping[str, str | int] = MappingProxyType({}),
+        key: bytes | None = None,
     ) -> None:
         """Name the file.
 
@@ -48,10 +68,12 @@ class Warehouse:
             database: the DuckDB file; it and its folder are made when first used.
             lock_timeout: seconds to wait, in all, for others who have the file open.
             settings: DuckDB's own, such as `memory_limit`.
+            key: 32 bytes with which the file is encrypted; a plain file if None.
         """
         self.database = database
         self.lock_timeout = lock_timeout
         self.settings = settings
+        self.key = key
         self._lock = FileLock(database.with_suffix(".duckdb.lock"))
 
     @contextmanager
@@ -60,6 +82,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
         """
@@ -80,6 +103,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
@@ -94,9 +118,44 @@ class Warehouse:
             yield connection
 
     @contextmanager
+    def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
+
+        No file, network, extension or variable of the program is within reach, and no query can change that. Raises
+        like `reading`.
+        """
+        with self.reading() as connection:
+            for statement in _CONFINED:
+                connection.execute(statement)
+            yield connection
+
+    def copy_to(self, target: Path) -> None:
+        """Copy the file as the last transaction left it; others wait for as long as the copying takes.
+
+        Raises:
+            DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
+        """
+        with self.alone():
+            with self.writing():
+                pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file
+            before = self.database.stat()
+            try:
+                shutil.copyfile(self.database, target)
+            except OSError as error:
+                raise storage_error(error, target) from error
+            after = self.database.stat()
+            log = self.database.with_name(f"{self.database.name}.wal")
+            if log.exists() or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise StorageError(
+                    f"The database {self.database} was written by another program while it was copied: close that "
+                    "program and try again."
+                )
+
+    @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with self._alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
+        with self.alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
             # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
             opened.execute("SET TimeZone = 'UTC'")
             # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
@@ -104,7 +163,8 @@ class Warehouse:
             yield opened
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Keep every other use of the archive waiting, in this process and others, without opening it."""
         try:
             self.database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=self.lock_timeout)
@@ -132,5 +192,10 @@ class Warehouse:
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             reraise=True,
         )
-        config = {**(_READING if read_only else {}), **self.settings}
-        return retrying(duckdb.connect, self.database, read_only=read_only, config=config)
+        config = {**(_READING if read_only else _WRITING), **self.settings}
+        return retrying(connect, self.database, self.key, read_only=read_only, config=config)
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """Return the archive of this home as its settings describe it; raises like the vault when it is encrypted."""
+    return Warehouse(settings.database, lock_timeout=settings.lock_timeout, key=archive_key(settings))

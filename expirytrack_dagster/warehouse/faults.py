@@ -13,16 +13,24 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from expirytrack_dagster.errors import DatabaseCorrupt, DatabaseLocked, DiskFull, StorageError
+from expirytrack_dagster.errors import (
+    DatabaseCorrupt,
+    DatabaseLocked,
+    DiskFull,
+    EncryptionMismatch,
+    StorageError,
+    WrongKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _LOCKED_ELSEWHERE = ("Could not set lock on file", "File is already open in")
-_OPEN_HERE = "with a different configuration than existing connections"
+_OPEN_HERE = ("with a different configuration than existing connections", "Unique file handle conflict")
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "not enough space", "failed to offload")
-_DAMAGED = ("not a valid DuckDB database file", "Corrupt database file")
+_DAMAGED = ("not a valid DuckDB database file", "Corrupt database file", "Computed AES tag differs")
+_ENCRYPTED, _PLAIN, _OTHER_KEY = "without a key", "is not encrypted", "Wrong encryption key"
 _CUT_OFF = "Could not read enough bytes"
 # POSIX: `Conflicting lock is held in PROGRAM (PID 7). ...`; Windows: `File is already open in` and such a line below.
 _HOLDER = re.compile(r"(?:lock is held in|already open in)\s+(.*?PID \d+\)?)", re.DOTALL)
@@ -31,7 +39,7 @@ _HOLDER = re.compile(r"(?:lock is held in|already open in)\s+(.*?PID \d+\)?)", r
 def is_locked(error: BaseException) -> bool:
     """Say whether the file cannot be opened now because somebody has it open in a way that excludes us."""
     text = str(error)
-    return isinstance(error, duckdb.Error) and any(sign in text for sign in (*_LOCKED_ELSEWHERE, _OPEN_HERE))
+    return isinstance(error, duckdb.Error) and any(sign in text for sign in (*_LOCKED_ELSEWHERE, *_OPEN_HERE))
 
 
 def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
@@ -44,7 +52,7 @@ def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
     found = _HOLDER.search(str(error))
     if found:
         holder = " ".join(found.group(1).split())
-    elif _OPEN_HERE in str(error):
+    elif any(sign in str(error) for sign in _OPEN_HERE):
         holder = "another part of this same process"
     else:
         holder = "another part of ExpiryTrack"
@@ -59,6 +67,13 @@ def storage_error(error: Exception, database: Path) -> StorageError:
     first_line = text.partition("\n")[0]
     if is_locked(error):
         return locked(database, error)
+    if (mismatch := _mismatch(text, database)) is not None:
+        return mismatch
+    if _OTHER_KEY in text:
+        return WrongKey(
+            f"The database {database} is encrypted with a key that the vault does not use: if a rotation was "
+            "interrupted, run 'expirytrack keys rotate --archive' again, else put back the vault that belongs to it."
+        )
     if any(sign in text for sign in _FULL):
         return DiskFull(
             f"There is no room left to write {database} ({first_line}): free some space and try again; "
@@ -73,6 +88,20 @@ def storage_error(error: Exception, database: Path) -> StorageError:
     return StorageError(f"The database {database} could not be used, and nothing was changed: {first_line}.")
 
 
+def _mismatch(text: str, database: Path) -> EncryptionMismatch | None:
+    if _ENCRYPTED in text:
+        return EncryptionMismatch(
+            f"The database {database} is encrypted and EXPIRYTRACK_ENCRYPTION is off: set it to on, or run "
+            "'expirytrack decrypt'."
+        )
+    if _PLAIN in text:
+        return EncryptionMismatch(
+            f"The database {database} is not encrypted and EXPIRYTRACK_ENCRYPTION is on: run 'expirytrack encrypt', or "
+            "set it to off."
+        )
+    return None
+
+
 @contextmanager
 def translated(database: Path) -> Iterator[None]:
     """Let errors of DuckDB leave the block as errors of the tree; all others pass unchanged.
@@ -80,6 +109,8 @@ def translated(database: Path) -> Iterator[None]:
     Raises:
         DatabaseLocked: another program has the file open.
         DatabaseCorrupt: the file is damaged.
+        EncryptionMismatch: the file is encrypted and was opened without its key, or the other way round.
+        WrongKey: it is encrypted with another key.
         DiskFull: there is no room left.
         StorageError: anything else, such as a missing permission, a broken constraint, a value of the wrong type.
     """

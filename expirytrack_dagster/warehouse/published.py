@@ -9,16 +9,22 @@ docs/decisions/0082-published-files-for-readers.md.
 A file holds a table's rows of a cell, or of an underlying where they are few. A file of candles that a later version
 has replaced is kept if its cell was finished, so that a backtest can name what it used; other replaced files are
 removed when no reader can be in the middle of them any more. Everything but these old versions can be made again.
+
+Where the archive is encrypted, so are these files, with a key that follows from the archive's. When that changes, what
+was written with the old one, or plainly, is removed and published anew.
 """
 
 from __future__ import annotations
 
+import base64
+import hmac
 import os
 import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -27,6 +33,7 @@ from filelock import FileLock
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.warehouse.encryption import load_extension
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.versions import candles_version
 
@@ -41,6 +48,8 @@ BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics")
 BY_UNDERLYING = ("expiries", "contracts", "contract_status", "derived_cells", "daily_bars", "continuous_futures")
 """Tables of which a file holds an underlying."""
 TABLES = (*BY_CELL, *BY_UNDERLYING)
+READ_ENCRYPTED = ", encryption_config = {footer_key: 'published'}"
+"""What `read_parquet` is told after `accept_key`."""
 
 _GRACE = 600.0  # seconds for which a reader may still be busy with files of an older manifest
 # Small enough that few rows are unpacked for a question, large enough that few groups have to be looked at: a chain at
@@ -112,9 +121,13 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What is published now, and the replaced files of candles that are kept; `schema` is the archive's version."""
+    """What is published now, and the replaced files of candles that are kept.
+
+    `schema` is the archive's version, `key_id` tells keys apart and is None where files are plain.
+    """
 
     schema: int
+    key_id: str | None = None
     files: tuple[File, ...] = ()
     kept: tuple[File, ...] = ()
 
@@ -132,6 +145,21 @@ class Change:
     added: int
     removed: int
     changed: int
+
+
+def parquet_key(archive_key: bytes) -> bytes:
+    """Return the key of the published files of an archive that is encrypted with this key."""
+    return hmac.digest(archive_key, b"published files", "sha256")
+
+
+def accept_key(connection: duckdb.DuckDBPyConnection, archive_key: bytes) -> None:
+    """Let a connection read and write encrypted files: their key is called `published` in it.
+
+    Raises:
+        ConfigurationError: the extension for encryption is not installed.
+    """
+    load_extension(connection)
+    connection.execute(f"PRAGMA add_parquet_key('published', '{base64.b64encode(parquet_key(archive_key)).decode()}')")
 
 
 def folder_of(database: Path) -> Path:
@@ -175,30 +203,43 @@ def publish(
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / "lock"), warehouse.reading() as connection:
-            schema = migrations()[-1].version
+            schema, key_id = migrations()[-1].version, None
+            if warehouse.key is not None:
+                accept_key(connection, warehouse.key)
+                key_id = hmac.digest(warehouse.key, b"name of the key", "sha256").hex()[:16]
             known = load(folder)
+            if known is not None and known.key_id != key_id:
+                forget(folder)
+                known = None
             anew = known is None or known.schema != schema
             if known is None or anew:
-                known = Manifest(schema, kept=known.kept if known else ())
-                _write_empty(connection, folder)
+                known = Manifest(schema, key_id, kept=known.kept if known else ())
+                _write_empty(connection, folder, key_id)
                 underlying = expiry = None
             files = {file.place: file for file in known.files}
             kept = {(*file.place, file.version): file for file in known.kept}
-            for new in _new(connection, folder, files, underlying, expiry):
+            for new in _new(connection, folder, known, underlying, expiry):
                 old = files.get(new.place)
                 if new.table == "candles" and new.expiry is not None and (old is None or old.version != new.version):
-                    changes[new.underlying, new.expiry] = _change(folder, old, new)
+                    changes[new.underlying, new.expiry] = _change(folder, old, new, warehouse.key)
                     kept.pop((*new.place, new.version), None)
                     if old is not None and old.sealed:
                         kept[*old.place, old.version] = old
                 files[new.place] = new
             if anew or changes or tuple(files.values()) != known.files:
-                current = Manifest(schema, tuple(files.values()), tuple(kept.values()))
+                current = Manifest(schema, key_id, tuple(files.values()), tuple(kept.values()))
                 _replace(folder, current)
                 _sweep(folder, current)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error}): see that the disk has room.") from error
     return changes
+
+
+def forget(folder: Path) -> None:
+    """Remove everything that is published in a folder, old versions too."""
+    for path in (folder / "manifest.json", *folder.rglob("*.parquet")):
+        with suppress(OSError):  # one that is open on Windows is removed by a later publication
+            path.unlink()
 
 
 def physical_columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[list[str], dict[str, str]]:
@@ -213,36 +254,39 @@ def physical_columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple
 def _new(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
-    files: dict[tuple[str, str, date | None], File],
+    known: Manifest,
     underlying: str | None,
     expiry: date | None,
 ) -> Iterator[File]:
     """Yield a file for each cell and underlying whose rows are not those that are published."""
+    files = {file.place: file for file in known.files}
+    write = partial(_export, connection, folder, known.key_id)
     asked = {"underlying": underlying, "expiry": expiry}
     for symbol, day, sealed, seal in connection.execute(_CANDLES, asked).fetchall():
         version = seal or candles_version(connection, {"underlying": symbol, "expiry": day})
         old = files.get(("candles", symbol, day))
         if old is None or old.version != version:
-            yield _export(connection, folder, "candles", symbol, day, version, version, sealed=sealed)
+            yield write("candles", symbol, day, version, version, sealed=sealed)
         elif old.sealed != sealed:
             yield msgspec.structs.replace(old, sealed=sealed)
     for table in BY_CELL[1:]:
         for symbol, day, version, stamp in connection.execute(_DERIVED, {**asked, "table": table}).fetchall():
             old = files.get((table, symbol, day))
             if old is None or old.stamp != stamp:
-                yield _export(connection, folder, table, symbol, day, stamp, version)
+                yield write(table, symbol, day, stamp, version)
     for table in BY_UNDERLYING:
         content = f"""SELECT underlying, sum(hash({table}))::TEXT FROM {table}
         WHERE $underlying IS NULL OR underlying = $underlying GROUP BY ALL ORDER BY ALL"""  # noqa: S608 -- our own names
         for symbol, stamp in connection.execute(content, {"underlying": underlying}).fetchall():
             old = files.get((table, symbol, None))
             if old is None or old.stamp != stamp:
-                yield _export(connection, folder, table, symbol, None, stamp, None)
+                yield write(table, symbol, None, stamp, None)
 
 
 def _export(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
+    key_id: str | None,
     table: str,
     underlying: str,
     expiry: date | None,
@@ -254,34 +298,42 @@ def _export(
     name = f"{table}/{underlying}/{expiry or 'all'}-{secrets.token_hex(4)}.parquet"
     where = "underlying = $underlying" + (" AND expiry = $expiry" if expiry else "")
     bound: dict[str, Any] = {"underlying": underlying, **({"expiry": expiry} if expiry else {})}
-    rows = _copy(connection, table, folder / name, where, bound)
+    rows = _copy(connection, table, folder / name, key_id, where, bound)
     return File(table, underlying, expiry, name, rows, stamp, version, sealed, datetime.now(tz=UTC))
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, table: str, path: Path, where: str, bound: dict[str, Any]) -> int:
+def _copy(
+    connection: duckdb.DuckDBPyConnection, table: str, path: Path, key_id: str | None, where: str, bound: dict[str, Any]
+) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = ", ".join(physical_columns(connection, table)[0]) if table in BY_CELL else "*"
     order = f"ORDER BY {_ORDER[table]}" if table in _ORDER else ""
+    encrypted = ", ENCRYPTION_CONFIG {footer_key: 'published'}" if key_id else ""
     copy = f"""COPY (SELECT {columns} FROM {table} WHERE {where} {order})
-    TO $path (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"""  # noqa: S608 -- our own names
+    TO $path (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}{encrypted})"""  # noqa: S608 -- our own names
     (rows,) = connection.execute(copy, {**bound, "path": str(path)}).fetchone() or (0,)
     with path.open("rb+") as written:
         os.fsync(written.fileno())
     return int(rows)
 
 
-def _write_empty(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _write_empty(connection: duckdb.DuckDBPyConnection, folder: Path, key_id: str | None) -> None:
     """Write a file without rows for each table, which stands in where nothing is published."""
     for table in TABLES:
-        _copy(connection, table, folder / "empty" / f"{table}.parquet", "false", {})
+        _copy(connection, table, folder / "empty" / f"{table}.parquet", key_id, "false", {})
 
 
-def _change(folder: Path, old: File | None, new: File) -> Change:
+def _change(folder: Path, old: File | None, new: File, archive_key: bytes | None) -> Change:
     if old is None:
         return Change(str(new.version), None, new.rows, added=new.rows, removed=0, changed=0)
     with duckdb.connect() as connection:
+        if archive_key is not None:
+            accept_key(connection, archive_key)
         counts = connection.execute(
-            _DIFFERENCE, {"before": str(folder / old.path), "later": str(folder / new.path)}
+            _DIFFERENCE.replace("$before)", f"$before{READ_ENCRYPTED})").replace("$later)", f"$later{READ_ENCRYPTED})")
+            if archive_key
+            else _DIFFERENCE,
+            {"before": str(folder / old.path), "later": str(folder / new.path)},
         ).fetchone()
     added, removed, changed = counts or (0, 0, 0)
     return Change(str(new.version), old.version, new.rows, added, removed, changed)

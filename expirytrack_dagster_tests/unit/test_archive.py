@@ -17,7 +17,7 @@ from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.sandbox.bars import aggregate
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.derived import CELL_TABLES, derive, derive_continuous
 from expirytrack_dagster.warehouse.published import publish
 from expirytrack_dagster_tests.market import store_bars, store_cell
@@ -269,3 +269,16 @@ def test_importing_is_cheap() -> None:
     code += "('dagster', 'duckdb', 'pandas', 'pyarrow', 'polars', 'pydantic') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "[]"
+
+
+def test_an_encrypted_archive_is_read_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the vault reads as before; the answer is the same."""
+    monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "true")
+    monkeypatch.setenv("EXPIRYTRACK_PASSPHRASE", "correct horse battery staple")
+    warehouse = open_warehouse(load_settings())
+    market = SyntheticMarket(strikes=1, days=1, today=date(2025, 9, 15))
+    rows = store_cell(warehouse, market, "NIFTY", MONTHLY, tmp_path)
+    publish(warehouse)
+    assert len(archive.candles("NIFTY", MONTHLY)) == rows
+    assert len(archive.at("NIFTY", MONTHLY).candles()) == rows

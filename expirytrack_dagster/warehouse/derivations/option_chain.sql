@@ -15,12 +15,14 @@ bars AS (
     WHERE underlying = $underlying AND expiry = $expiry
 ),
 ends AS (
-    SELECT (minute + 330) // 1440 AS day, max(minute) + 1 AS closing FROM bars GROUP BY ALL
+    SELECT (minute + 330) // 1440 AS day, coalesce(max(minute) FILTER (volume > 0), max(minute)) + 1 AS closing
+    FROM bars
+    GROUP BY ALL
 ),
 expiring AS (
     SELECT coalesce(
         max(closing) FILTER (day = epoch($expiry::DATE) // 86400),
-        epoch($expiry::DATE) // 60 - 330 + mode((closing + 330) % 1440)
+        epoch($expiry::DATE) // 60 - 330 + quantile_disc((closing + 330) % 1440, 0.5)
     ) AS minute
     FROM ends
 ),

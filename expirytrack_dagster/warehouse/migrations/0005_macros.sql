@@ -145,3 +145,14 @@ CREATE VIEW bars_5m AS FROM bars_of(5);
 CREATE VIEW bars_15m AS FROM bars_of(15);
 CREATE VIEW bars_30m AS FROM bars_of(30);
 CREATE VIEW bars_60m AS FROM bars_of(60);
+
+COMMENT ON VIEW bars_3m IS 'Bars of 3 minutes of all contracts; filter by expiry.';
+COMMENT ON VIEW bars_5m IS 'Bars of 5 minutes of all contracts; filter by expiry.';
+COMMENT ON VIEW bars_15m IS 'Bars of 15 minutes of all contracts; filter by expiry.';
+COMMENT ON VIEW bars_30m IS 'Bars of 30 minutes of all contracts; filter by expiry.';
+COMMENT ON VIEW bars_60m IS 'Bars of 60 minutes of all contracts; filter by expiry.';
+COMMENT ON COLUMN bars_3m.ts IS 'Start of the bar, UTC.';
+COMMENT ON COLUMN bars_5m.ts IS 'Start of the bar, UTC.';
+COMMENT ON COLUMN bars_15m.ts IS 'Start of the bar, UTC.';
+COMMENT ON COLUMN bars_30m.ts IS 'Start of the bar, UTC.';
+COMMENT ON COLUMN bars_60m.ts IS 'Start of the bar, UTC.';

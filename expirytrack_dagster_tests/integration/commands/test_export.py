@@ -153,6 +153,24 @@ def test_volatilities_show_their_smile_in_the_catalogue(run: Command) -> None:
     assert len(markdown) < 50_000
 
 
+def test_the_asset_leaves_nothing_plain_beside_an_encrypted_archive(
+    run: Command, collected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to do instead, before it reads or writes anything."""
+    del run  # sets the home
+    monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "true")
+    job = build_defs().resolve_job_def("parquet_export")
+    folder = collected / "parquet_archive" / "NIFTY" / "2025-08-21"
+    with open_instance(load_settings()) as instance:
+        result = job.execute_in_process(
+            instance=instance, partition_key=cell_key("NIFTY", "2025-08-21"), raise_on_error=False
+        )
+    assert not result.success
+    (failed,) = (event for event in result.all_events if event.is_step_failure)
+    assert "'expirytrack export'" in str(failed.step_failure_data.error)
+    assert not folder.exists()
+
+
 def test_the_asset_replaces_its_cell(run: Command, collected: Path) -> None:
     """Files with a manifest below the home; a second materialization leaves one whole copy; lineage is from candles."""
     del run  # sets the home

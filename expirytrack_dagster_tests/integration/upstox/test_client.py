@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import threading
+from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import date
@@ -29,10 +30,12 @@ from expirytrack_dagster.errors import (
     RateLimited,
     RequestRefused,
     ServerError,
+    TokenExpired,
     TokenMissing,
     TokenRejected,
     TruncatedResponse,
 )
+from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.settings import RateLimit, Settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import client as client_module
@@ -466,3 +469,38 @@ def test_token_that_dies_in_the_middle(setup: Setup, server: _Server) -> None:
 
     setup.run(script)
     assert setup.rows() == [(1, 200, "ok"), (1, 401, "http_error")]
+
+
+def test_token_that_dies_while_a_request_waits_for_its_slot(setup: Setup, server: _Server) -> None:
+    """The request is not sent, its slot is given back, and the sentence says what to do."""
+    server.answers.append(ok([]))
+    setup.ledger = RequestLedger(setup.state, (RateLimit(60, 1),), clock=setup.clock)
+    claims = urlsafe_b64encode(orjson.dumps({"exp": int(setup.clock.now()) + 30})).rstrip(b"=").decode()
+
+    async def script(client: UpstoxClient) -> None:
+        assert await expiries(client) == []
+        with pytest.raises(TokenExpired, match="run `expirytrack login`"):
+            await expiries(client)
+
+    setup.run(script, access_token=SecretStr(f"head.{claims}.signature"))
+    assert setup.rows() == [(1, 200, "ok")]
+    assert len(server.seen) == 1
+    assert sum(setup.clock.sleeps) >= 60
+
+
+def test_token_use_is_audited_once_a_run(setup: Setup, server: _Server) -> None:
+    """The audit log names the run, the account and where the token was from, not the token."""
+    server.answers.append(ok([]))
+
+    async def script(client: UpstoxClient) -> None:
+        for _ in range(3):
+            await expiries(client)
+
+    setup.run(script)
+    (entry,) = AuditLog(setup.settings.audit).entries()
+    assert entry is not None
+    assert (entry.event, entry.details) == (
+        "token_use",
+        {"account": "default", "source": "environment", "run": "run"},
+    )
+    assert TOKEN not in setup.settings.audit.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,15 +16,16 @@ from hypothesis import strategies as st
 
 from expirytrack_dagster.collect.staging import SCHEMA, CellStaging, rows_of
 from expirytrack_dagster.collect.states import ContractStatus, State
-from expirytrack_dagster.errors import CellBusy, DiskFull, StorageError
+from expirytrack_dagster.errors import CellBusy, DiskFull, EncryptionMismatch, StorageError
 
+KEY = bytes(range(32))
 NOW = datetime(2025, 8, 28, 4, tzinfo=UTC)
 
 
-@pytest.fixture
-def staging(tmp_path: Path) -> CellStaging:
+@pytest.fixture(params=[None, KEY], ids=["plain", "encrypted"])
+def staging(request: pytest.FixtureRequest, tmp_path: Path) -> CellStaging:
     """Give the staging of a cell whose folder does not exist yet."""
-    return CellStaging(tmp_path / "staging" / "NIFTY" / "2025-08-28")
+    return CellStaging(tmp_path / "staging" / "NIFTY" / "2025-08-28", request.param)
 
 
 def good(key: str, rows: int) -> pd.DataFrame:
@@ -125,7 +127,7 @@ def test_a_damaged_file_is_removed_and_the_others_stay(staging: CellStaging, dam
         case _:
             content = bytearray(b"not parquet at all")
     hurt.write_bytes(content)
-    assert CellStaging(staging.folder).batches() == [kept]
+    assert CellStaging(staging.folder, staging.key).batches() == [kept]
     assert not hurt.exists()
 
 
@@ -138,7 +140,7 @@ def test_every_flipped_bit_of_the_rows_is_noticed(staging: CellStaging) -> None:
         hurt = bytearray(content)
         hurt[place] ^= 1 << (place % 8)
         path.write_bytes(hurt)
-        if found := CellStaging(staging.folder).batches():
+        if found := CellStaging(staging.folder, staging.key).batches():
             assert found == [written]
             pd.testing.assert_frame_equal(staged(staging), rows)
     assert place > 1000
@@ -159,7 +161,7 @@ def test_the_last_state_of_a_contract_counts(staging: CellStaging) -> None:
     """A proof staged after the answer that it is about takes its place, for every reader."""
     staging.write(good("b", 2), bad("b", 0), [status("a", State.PARTIAL), status("b")])
     staging.write(good("c", 0), bad("c", 0), [status("a", State.EMPTY_PROVEN), status("c", State.EMPTY_PROVEN)])
-    for reader in (staging, CellStaging(staging.folder)):
+    for reader in (staging, CellStaging(staging.folder, staging.key)):
         found = [[(s.instrument_key, str(s.status)) for s in batch.statuses] for batch in reader.batches()]
         assert found == [[("b", "complete")], [("a", "empty_proven"), ("c", "empty_proven")]]
     staging.forget({"c"})
@@ -196,6 +198,36 @@ def test_one_run_holds_a_cell(staging: CellStaging) -> None:
         pass
     with CellStaging(staging.folder).held():
         pass
+
+
+def test_another_setting_loses_nothing_and_a_new_key_is_taken(tmp_path: Path) -> None:
+    """Files of the other kind are refused and stay; once converted they are the same rows and states, both ways."""
+    plain, sealed = (CellStaging(tmp_path / "NIFTY" / "2025-08-28", key) for key in (None, KEY))
+    plain.write(good("a", 3), bad("a", 1), [status("a")])
+    plain.write(good("b", 0), bad("b", 0), [status("b", State.EMPTY_PROVEN)])
+    rows = staged(plain)
+    for now, other, command in ((plain, sealed, "encrypt"), (sealed, plain, "decrypt")):
+        with pytest.raises(EncryptionMismatch, match=f"expirytrack {command}"):
+            other.batches()
+        assert now.change_key(other.key) == 2
+        assert now.change_key(other.key) == 0
+        pd.testing.assert_frame_equal(staged(other), rows)
+        assert [s.instrument_key for batch in other.batches() for s in batch.statuses] == ["a", "b"]
+        with pytest.raises(EncryptionMismatch):
+            now.batches()
+
+
+def test_an_encrypted_file_tells_nothing_and_belongs_to_its_cell(tmp_path: Path) -> None:
+    """Neither keys nor states can be read in it; in another cell's folder, or with another key, it is no batch."""
+    staging = CellStaging(tmp_path / "NIFTY" / "2025-08-28", KEY)
+    path = staging.write(good("NSE_FO|secret", 3), bad("a", 0), [status("NSE_FO|secret")]).path
+    assert b"secret" not in path.read_bytes()
+    assert "0102" not in repr(staging.batches())
+    for elsewhere in (CellStaging(tmp_path / "NIFTY" / "2025-09-04", KEY), CellStaging(staging.folder, bytes(32))):
+        elsewhere.folder.mkdir(exist_ok=True)
+        if elsewhere.folder != staging.folder:
+            shutil.copy(path, elsewhere.folder)
+        assert elsewhere.batches() == []
 
 
 def test_clearing_removes_the_cell_and_is_repeatable(staging: CellStaging) -> None:

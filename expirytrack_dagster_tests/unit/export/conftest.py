@@ -120,6 +120,12 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fill the archive once and return its file."""
     folder = tmp_path_factory.mktemp("stocked")
     warehouse = Warehouse(folder / "archive.duckdb")
+    fill(warehouse, folder)
+    return warehouse.database
+
+
+def fill(warehouse: Warehouse, folder: Path) -> None:
+    """Write the cells; batches are staged in the folder."""
     index, share = "NSE_INDEX|Nifty 50", "NSE_EQ|INE101A01026"
     for underlying, key, days in (("NIFTY", index, [MONTHLY, WEEKLY]), ("M&M", share, [MONTHLY])):
         dates = pd.DataFrame({"expiry": days, "underlying_key": key, "discovered_at": START})
@@ -133,7 +139,6 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         contract("M&M", MONTHLY, "CE", strike, 60000 + n, share) for n, strike in enumerate((24400.0, 24487.5, 24500.0))
     ]
     store(warehouse, folder, "M&M", MONTHLY, awkward, failed=1)
-    return warehouse.database
 
 
 @pytest.fixture

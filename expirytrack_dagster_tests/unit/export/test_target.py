@@ -23,7 +23,7 @@ from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.versions import candles_version
-from expirytrack_dagster_tests.unit.export.conftest import MONTHLY, WEEKLY
+from expirytrack_dagster_tests.unit.export.conftest import MONTHLY, WEEKLY, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,6 +229,16 @@ def test_a_killed_export_leaves_the_old_one(shop: Shop, stocked: Path) -> None:
     shop.export("csv", overwrite=True)
     assert names(shop.folder) == {"out"}
     assert check(made.target).files == 6
+
+
+def test_an_encrypted_archive_is_exported_alike(shop: Shop, tmp_path: Path) -> None:
+    """The files are plain and the same; the archive itself is not."""
+    secret = type(shop)(Warehouse(tmp_path / "secret.duckdb", key=bytes(range(32))), shop.folder)
+    fill(secret.warehouse, tmp_path)
+    options = {"selection": Selection(at_the_money=1, interval=Interval.FIVE)}
+    made = [each.export("csv", "feather", to=to, **options) for each, to in ((shop, "a"), (secret, "b"))]
+    assert [file.sha256 for file in made[0].manifest.files] == [file.sha256 for file in made[1].manifest.files]
+    assert b"NIFTY" not in secret.warehouse.database.read_bytes()
 
 
 def test_an_export_is_noted_in_the_audit_log(shop: Shop) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import SealBroken
 from expirytrack_dagster.security import sealed_files
-from expirytrack_dagster.security.sealed_files import HEADER, Sealing, Unsealing, seal, sealing, unseal
+from expirytrack_dagster.security.sealed_files import HEADER, Sealing, Unsealing, has_its_end, seal, sealing, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +123,16 @@ def test_a_writer_that_fails_leaves_nothing_to_read() -> None:
         writer.write("no bytes")  # type: ignore[arg-type]
     with pytest.raises(SealBroken):
         opened(file.getvalue())
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_the_end_is_proved_by_itself(size: int) -> None:
+    """A file that was written whole is told from one that was cut off, or goes on, without reading all of it."""
+    file = sealed(bytes(size))
+    assert has_its_end(io.BytesIO(file), KEY, context=b"test")
+    assert not has_its_end(io.BytesIO(file), bytes(32), context=b"test")
+    for other in (file[:-1], file + b"x", file[:HEADER], file[: HEADER + 3]):
+        assert not has_its_end(io.BytesIO(other), KEY, context=b"test")
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from expirytrack_dagster.security.sealer import Sealer
 from expirytrack_dagster.settings import Settings, load_settings
 from expirytrack_dagster.upstox.cache import AnswerCache, kept_answers
 from expirytrack_dagster.upstox.calls import Call
@@ -50,15 +52,16 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def cache(tmp_path: Path, clock: FakeClock) -> AnswerCache:
+@pytest.fixture(params=[None, Sealer(bytes(range(32)))], ids=["plain", "sealed"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AnswerCache:
     """Give an empty cache of a megabyte."""
-    return AnswerCache(tmp_path / "cache" / "answers.sqlite", max_bytes=2**20, minutes=15, clock=clock)
+    path = tmp_path / "cache" / "answers.sqlite"
+    return AnswerCache(path, max_bytes=2**20, minutes=15, clock=clock, sealer=request.param)
 
 
 def other(cache: AnswerCache) -> AnswerCache:
     """Return the cache of another process: the same file."""
-    return AnswerCache(cache._path, max_bytes=cache._max_bytes, minutes=15, clock=cache._clock)  # noqa: SLF001  its parts
+    return copy.copy(cache)  # nothing is open in one
 
 
 @pytest.mark.parametrize(
@@ -114,8 +117,9 @@ def test_bound_is_kept_and_the_oldest_leave(cache: AnswerCache, tmp_path: Path) 
     assert len(kept) >= 9
 
 
-def test_a_lower_bound_shrinks_the_file(cache: AnswerCache, tmp_path: Path, clock: FakeClock) -> None:
+def test_a_lower_bound_shrinks_the_file(tmp_path: Path, clock: FakeClock) -> None:
     """The next answer makes the file as small as it is now to be; one beyond a quarter of the bound is not kept."""
+    cache = AnswerCache(tmp_path / "cache" / "answers.sqlite", max_bytes=2**20, minutes=15, clock=clock)
     for number in range(9):
         cache.put(OLD, f"{URL}/{number}", os.urandom(100_000), rows=1)
     path = tmp_path / "cache" / "answers.sqlite"
@@ -139,6 +143,34 @@ def test_damaged_entry_is_dropped(cache: AnswerCache, tmp_path: Path, spoil: str
     assert cache.get(URL + "2") == BODY
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+
+
+def test_a_sealed_answer_is_for_its_key_and_address_alone(tmp_path: Path, clock: FakeClock) -> None:
+    """The body cannot be read in the file; another key, no key and another address find nothing, and no error."""
+    path, body = tmp_path / "answers.sqlite", b"plain words " * 20
+
+    def cache(sealer: Sealer | None) -> AnswerCache:
+        return AnswerCache(path, max_bytes=2**20, minutes=15, clock=clock, sealer=sealer)
+
+    for opener in (Sealer(bytes(32)), None):
+        cache(Sealer(bytes(range(32)))).put(OLD, URL, body, rows=1)
+        assert b"plain words" not in path.read_bytes()
+        assert cache(Sealer(bytes(range(32)))).get(URL) == body
+        assert cache(opener).get(URL) is None
+    cache(None).put(OLD, URL, body, rows=1)
+    assert cache(Sealer(bytes(32))).get(URL) is None
+    assert "0102" not in repr(Sealer(bytes(range(32))))
+
+
+def test_what_is_dropped_is_gone(cache: AnswerCache, tmp_path: Path) -> None:
+    """The file goes; dropping twice is no error, and the next answer is kept again."""
+    cache.put(OLD, URL, BODY, rows=1)
+    cache.drop()
+    cache.drop()
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert cache.get(URL) is None
+    cache.put(OLD, URL, BODY, rows=1)
+    assert cache.get(URL) == BODY
 
 
 @pytest.mark.parametrize("where", ["beginning", "middle"])
@@ -227,3 +259,15 @@ def test_settings_switch_it_off(monkeypatch: pytest.MonkeyPatch, home: Path) -> 
     monkeypatch.setenv("EXPIRYTRACK_CACHE", "off")
     assert kept_answers(load_settings(), SystemClock()) is None
     assert Settings(cache=True, cache_mb=1).cache_mb == 1
+
+
+def test_settings_encrypt_it(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """With EXPIRYTRACK_ENCRYPTION=on bodies are sealed with a key of the vault, in a file of their own."""
+    monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "on")
+    for _ in range(2):
+        cache = kept_answers(load_settings(), SystemClock())
+        assert cache is not None
+        if not (home / "cache" / "sealed.sqlite").exists():
+            cache.put(OLD, URL, BODY, rows=1)
+        assert cache.get(URL) == BODY
+    assert not (home / "cache" / "answers.sqlite").exists()

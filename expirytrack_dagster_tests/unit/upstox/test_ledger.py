@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import StateLocked
-from expirytrack_dagster.settings import RateLimit
+from expirytrack_dagster.settings import RateLimit, load_settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.breaker import Breaker
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.clock import Uptime
-from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait, family_scope
+from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait, family_scope, open_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,6 +295,23 @@ def test_jump_back_does_not_hide_refusals(ledger: RequestLedger, clock: FakeCloc
     ledger.settle(slot, Receipt("ok", counted_at=clock.now(), status=200))
     clock.time -= 3600
     assert [refused(ledger, clock) for _ in range(4)] == [True, True, True, False]
+
+
+def test_accounts_have_limits_of_their_own(tmp_path: Path) -> None:
+    """Two names never share a window; a name keeps its window whatever token it has, and in whatever process."""
+    limits = "1/60"
+
+    def ledger(account: str, **others: str) -> RequestLedger:
+        return open_ledger(load_settings(home=tmp_path, account=account, rate_limits=limits, **others))
+
+    assert isinstance(ledger("default").acquire(CALL), int)
+    assert isinstance(ledger("second").acquire(CALL), int)
+    for account in ("default", "second"):
+        assert isinstance(ledger(account, access_token="of the next day").acquire(CALL), Wait)
+        assert isinstance(ledger(account, rate_scope="family").acquire(CALL), int)
+    assert ledger("default").all_scopes() == ("account",)
+    assert ledger("second").all_scopes() == ("account of second",)
+    assert "contracts of second" in ledger("second", rate_scope="family").all_scopes()
 
 
 def test_families_have_limits_of_their_own(state: StateDatabase, clock: FakeClock) -> None:

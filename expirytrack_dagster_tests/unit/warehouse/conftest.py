@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from expirytrack_dagster.security.parquet import encrypting
 from expirytrack_dagster.warehouse.cells import CellWrite, write_candles
 from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -26,6 +27,7 @@ class Cell:
     """Collects contracts, each a staged file of its own with bars of consecutive minutes, and writes them."""
 
     folder: Path
+    key: bytes | None = None
     expiry: date = date(2025, 8, 28)
     staged: list[Path] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -54,9 +56,9 @@ class Cell:
 
     def stage(self, **columns: Any) -> None:
         """Put one more batch on disk, as it is."""
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"batch-{len(list(self.folder.iterdir())):05d}.parquet"
-        pq.write_table(pa.table(columns), path)
+        pq.write_table(pa.table(columns), path, encryption_properties=encrypting(self.key, path))
         self.staged.append(path)
 
     @property
@@ -69,19 +71,26 @@ class Cell:
 
     def write(self, warehouse: Warehouse, underlying: str = "NIFTY", run_id: str = "run-1") -> CellWrite:
         """Write what was added."""
-        return write_candles(warehouse, underlying, self.expiry, self.staged, self.status, run_id)
+        return write_candles(warehouse, underlying, self.expiry, self.staged, self.status, run_id, self.key)
+
+
+@pytest.fixture(params=[None, bytes(range(32))], ids=["plain", "encrypted"])
+def key(request: pytest.FixtureRequest) -> bytes | None:
+    """Give no key and a key: what holds for a plain archive holds for an encrypted one."""
+    key: bytes | None = request.param
+    return key
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
+def warehouse(tmp_path: Path, key: bytes | None) -> Warehouse:
     """Give an archive that does not exist yet; nothing holds it, so waiting for it is a fault."""
-    return Warehouse(tmp_path / "home" / "expirytrack.duckdb", lock_timeout=5.0)
+    return Warehouse(tmp_path / "home" / "expirytrack.duckdb", lock_timeout=5.0, key=key)
 
 
 @pytest.fixture
-def new_cell(tmp_path: Path) -> Callable[[], Cell]:
+def new_cell(tmp_path: Path, key: bytes | None) -> Callable[[], Cell]:
     """Return a function that starts an empty cell."""
-    return lambda: Cell(tmp_path / "staged")
+    return lambda: Cell(tmp_path / "staged", key)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TYPE_CHECKING
 
-import duckdb
 import pytest
 
 from expirytrack_dagster.errors import DatabaseLocked, SchemaTooNew, StorageError
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.encryption import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,9 +102,9 @@ def test_the_session_is_in_utc(warehouse: Warehouse, monkeypatch: pytest.MonkeyP
     assert micros == (1754019900000000,)
 
 
-def test_settings_reach_the_engine(tmp_path: Path) -> None:
+def test_settings_reach_the_engine(tmp_path: Path, key: bytes | None) -> None:
     """The memory limit is the one that was asked for, for readers and writers."""
-    warehouse = Warehouse(tmp_path / "a.duckdb", settings={"memory_limit": "256MiB", "threads": 1})
+    warehouse = Warehouse(tmp_path / "a.duckdb", settings={"memory_limit": "256MiB", "threads": 1}, key=key)
     for use in (warehouse.writing, warehouse.reading):
         with use() as connection:
             found = connection.execute("SELECT current_setting('memory_limit'), current_setting('threads')").fetchone()
@@ -121,19 +121,19 @@ def test_a_newer_file_is_refused_to_readers_and_writers(warehouse: Warehouse) ->
         pass
 
 
-def test_a_reader_brings_an_older_file_up_to_date(warehouse: Warehouse) -> None:
+def test_a_reader_brings_an_older_file_up_to_date(warehouse: Warehouse, key: bytes | None) -> None:
     """A file without our tables stands for every older one: a reader never meets an old schema."""
     warehouse.database.parent.mkdir()
-    duckdb.connect(warehouse.database).close()
+    connect(warehouse.database, key, read_only=False, config={}).close()
     assert count(warehouse) == 0
 
 
-def test_threads_write_one_after_the_other(warehouse: Warehouse) -> None:
+def test_threads_write_one_after_the_other(warehouse: Warehouse, key: bytes | None) -> None:
     """All of them succeed and no row is lost, with a shared object or one each, readers among them."""
     start = Barrier(6)
 
     def write(number: int) -> None:
-        own = warehouse if number % 2 else Warehouse(warehouse.database, lock_timeout=30.0)
+        own = warehouse if number % 2 else Warehouse(warehouse.database, lock_timeout=30.0, key=key)
         start.wait()
         for step in range(3):
             with own.writing() as connection:
@@ -146,12 +146,12 @@ def test_threads_write_one_after_the_other(warehouse: Warehouse) -> None:
     assert count(warehouse) == 18
 
 
-def test_a_handle_of_this_process_is_named(warehouse: Warehouse) -> None:
+def test_a_handle_of_this_process_is_named(warehouse: Warehouse, key: bytes | None) -> None:
     """A notebook that reads with its own handle blocks the writer, who says where to look."""
     assert count(warehouse) == 0
-    impatient = Warehouse(warehouse.database, lock_timeout=0.2)
+    impatient = Warehouse(warehouse.database, lock_timeout=0.2, key=key)
     with (
-        duckdb.connect(warehouse.database, read_only=True),
+        connect(warehouse.database, key, read_only=True, config={}),
         pytest.raises(DatabaseLocked, match="held open by another part of this same process: close it there"),
         impatient.writing(),
     ):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from datetime import date
 from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 
 from expirytrack_dagster.errors import StorageError
@@ -16,7 +18,15 @@ from expirytrack_dagster.warehouse import published
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.derived import derive
 from expirytrack_dagster.warehouse.migrate import migrations
-from expirytrack_dagster.warehouse.published import Change, File, folder_of, load, publish
+from expirytrack_dagster.warehouse.published import (
+    READ_ENCRYPTED,
+    Change,
+    File,
+    accept_key,
+    folder_of,
+    load,
+    publish,
+)
 from expirytrack_dagster.warehouse.seals import seal_if_finished
 from expirytrack_dagster_tests.market import store_bars, store_cell
 
@@ -185,3 +195,36 @@ def test_a_cell_that_is_finished_later_is_marked(tmp_path: Path) -> None:
     (sealed,) = files(warehouse)
     assert (open_.sealed, sealed.sealed) == (False, True)
     assert (open_.path, open_.version) == (sealed.path, sealed.version)
+
+
+def test_an_encrypted_archive_publishes_nothing_readable(tmp_path: Path) -> None:
+    """Neither keys nor prices stand in the files; with the archive's key they are the same rows."""
+    warehouse = Warehouse(tmp_path / "a.duckdb", key=bytes(range(32)))
+    rows = store_cell(warehouse, MARKET, "NIFTY", EXPIRY, tmp_path)
+    publish(warehouse)
+    folder = folder_of(warehouse.database)
+    (file,) = files(warehouse)
+    assert all(b"NSE_FO" not in path.read_bytes() for path in folder.rglob("*.parquet"))
+    with duckdb.connect() as connection:
+        with pytest.raises(duckdb.Error):
+            connection.execute("FROM read_parquet($path)", {"path": str(folder / file.path)})
+        accept_key(connection, bytes(range(32)))
+        read = f"SELECT count(*) FROM read_parquet($path{READ_ENCRYPTED})"  # noqa: S608 -- our own constant
+        assert connection.execute(read, {"path": str(folder / file.path)}).fetchone() == (rows,)
+
+
+def test_a_plain_copy_does_not_outlive_encryption(stored: Warehouse, tmp_path: Path) -> None:
+    """Once the archive has a key, what was published plainly is gone, and a change is still told apart."""
+    plain = {file.path for file in files(stored)}
+    locked = Warehouse(tmp_path / "other" / "a.duckdb", key=bytes(32))
+    store_cell(locked, MARKET, "NIFTY", EXPIRY, tmp_path)
+    stored.database.unlink()
+    shutil.move(locked.database, stored.database)
+    warehouse = Warehouse(stored.database, key=bytes(32))
+    (change,) = publish(warehouse).values()
+    assert change.previous is None
+    assert not any((folder_of(stored.database) / path).exists() for path in plain)
+    key, minutes = future(warehouse)
+    store_bars(warehouse, "NIFTY", EXPIRY, {key: minutes.take(slice(2, None))}, tmp_path)
+    (change,) = publish(warehouse).values()
+    assert (change.added, change.removed, change.changed) == (0, 2, 0)

@@ -1,0 +1,93 @@
+"""`expirytrack query "SELECT ..."`: the archive for people, read-only.
+
+Only options and printing: what may be asked is `warehouse/query.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from expirytrack_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+SHOWN = 100
+"""Rows of a table on the screen, if nothing else is said."""
+
+_WIDE = 10_000  # columns: a value that is cut off is worse than a line that is folded
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="One query, such as 'SELECT count(*) FROM candles'.")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"Rows at most: {SHOWN} in a table, all as JSON or CSV if not given.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
+) -> None:
+    """Ask the archive in SQL; nothing can be changed, and nothing but the archive be read. Times are UTC."""
+    from expirytrack_dagster.warehouse.connection import open_warehouse
+    from expirytrack_dagster.warehouse.query import answered
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json or --csv, not both.")
+    with answered(open_warehouse(load_settings()), sql) as answer:
+        if as_csv:
+            _print_csv(answer, limit)
+        elif as_json:
+            _print_json(answer, limit)
+        else:
+            _print_table(answer, limit or SHOWN)
+
+
+def _print_csv(answer: pa.RecordBatchReader, limit: int | None) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(answer.schema.names)
+    writer.writerows(_rows(answer, limit))
+
+
+def _print_json(answer: pa.RecordBatchReader, limit: int | None) -> None:
+    """Print an array, a row a line, without ever holding all of it."""
+    names = answer.schema.names
+    before = "[\n"
+    for row in _rows(answer, limit):
+        typer.echo(before + json.dumps(dict(zip(names, row, strict=True)), default=str), nl=False)
+        before = ",\n"
+    typer.echo("\n]" if before == ",\n" else "[]")
+
+
+def _print_table(answer: pa.RecordBatchReader, limit: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from expirytrack_dagster import console
+
+    rows = list(islice(_rows(answer, None), limit + 1))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in answer.schema.names:
+        table.add_column(Text(name), no_wrap=True)
+    for row in rows[:limit]:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+    Console(width=_WIDE, file=console.out.file, highlight=False).print(table)
+    if len(rows) > limit:
+        console.say("There are more rows: --limit shows some, --csv and --json all.", to=console.err)
+
+
+def _rows(answer: pa.RecordBatchReader, limit: int | None) -> Iterator[tuple[Any, ...]]:
+    def each() -> Iterator[tuple[Any, ...]]:
+        for batch in answer:
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    return islice(each(), limit)
