@@ -39,7 +39,11 @@ data_validation = dg.define_asset_job(
     description="Prove a stored cell from the archive itself, as `expirytrack verify` does, and judge its chain. No "
     "request.",
 )
-
+parquet_export = dg.define_asset_job(
+    "parquet_export",
+    selection="parquet_archive",
+    description="Write a stored cell as Parquet files. No request.",
+)
 derivation = dg.define_asset_job(
     "derivation",
     selection=["daily_bars", "option_chain", "implied_volatility", "chain_metrics"],
@@ -83,6 +87,7 @@ all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     contract_fetch,
     historical_data_fetch,
     data_validation,
+    parquet_export,
     derivation,
     futures_rolling,
     backup,

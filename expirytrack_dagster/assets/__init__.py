@@ -23,8 +23,18 @@ with warnings.catch_warnings():
         option_chain,
     )
     from expirytrack_dagster.assets.expiries import expiries
+    from expirytrack_dagster.assets.parquet_archive import parquet_archive
 
 derived_assets = [daily_bars, option_chain, implied_volatility, chain_metrics, continuous_futures]
-all_assets = [expiries, contracts, candles, *derived_assets, coverage, collection_plan]
+all_assets = [expiries, contracts, candles, parquet_archive, *derived_assets, coverage, collection_plan]
 
-__all__ = ["all_assets", "candles", "collection_plan", "contracts", "coverage", "derived_assets", "expiries"]
+__all__ = [
+    "all_assets",
+    "candles",
+    "collection_plan",
+    "contracts",
+    "coverage",
+    "derived_assets",
+    "expiries",
+    "parquet_archive",
+]

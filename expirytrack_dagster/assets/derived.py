@@ -5,6 +5,7 @@ when it is made by itself, and what became of it.
 """
 
 import time
+from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import dagster as dg
 from expirytrack_dagster.assets.candles import candles
 from expirytrack_dagster.assets.common import OWNERS
 from expirytrack_dagster.assets.contracts import contracts
+from expirytrack_dagster.checks.results import picture
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import UNDERLYING, cell_of, cells, underlyings
 from expirytrack_dagster.resources import WarehouseResource
@@ -55,6 +57,7 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
         description=description,
     )
     def made(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
+        from expirytrack_dagster.charts.drawing import smile_picture
         from expirytrack_dagster.warehouse.derived import derive
         from expirytrack_dagster.warehouse.published import publish
 
@@ -66,8 +69,11 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
             archive = warehouse.open()
             found = derive(archive, table, underlying, expiry, rate)
             publish(archive, underlying, expiry)
+            image = smile_picture(archive, underlying, expiry) if table == "implied_volatility" else None
         told: dict[str, float | str] = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
-        return _result(found, started, told, version=f"{found.source_version}-{rate}" if told else found.source_version)
+        version = f"{found.source_version}-{rate}" if told else found.source_version
+        shown = {"smile": picture(image, "smile")} if image else {}
+        return _result(found, started, {**told, **shown}, version=version)
 
     return made
 
@@ -125,7 +131,7 @@ def continuous_futures(context: dg.AssetExecutionContext, warehouse: WarehouseRe
 
 
 def _result(
-    found: "Derived", started: float, told: dict[str, float | str], *, version: str
+    found: "Derived", started: float, told: Mapping[str, float | str | dg.MetadataValue], *, version: str
 ) -> dg.MaterializeResult[None]:
     columns = [dg.TableColumn(name, kind, description=meaning) for name, kind, meaning in found.columns]
     return dg.MaterializeResult(

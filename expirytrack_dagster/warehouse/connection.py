@@ -158,6 +158,8 @@ class Warehouse:
         with self.alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
             # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
             opened.execute("SET TimeZone = 'UTC'")
+            # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
+            opened.execute("SET enable_progress_bar = false")
             yield opened
 
     @contextmanager

@@ -30,6 +30,7 @@ JOBS = {
     "expiry_fetch": {"expiries"},
     "contract_fetch": {"contracts"},
     "historical_data_fetch": {"contracts", "candles"},
+    "parquet_export": {"parquet_archive"},
 }
 
 
