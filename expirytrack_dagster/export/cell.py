@@ -224,7 +224,7 @@ class Cell:
             yield _CANDLES.format(source=f"({self.bars}) AS bars")
             return
         (threads,) = self.connection.execute("RESET threads; SELECT current_setting('threads')").fetchone() or (1,)
-        self.connection.execute(f"SET threads = {min(threads, _THREADS)}; SET memory_limit = '192MB'")
+        self.connection.execute(f"SET threads = {min(threads, _THREADS)}; SET memory_limit = '176MB'")
         try:
             yield _CANDLES.format(source=self.whole)
         finally:
