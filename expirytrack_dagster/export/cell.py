@@ -44,23 +44,20 @@ FROM {source}
 # All of a cell's contracts: no contract has to be looked up.
 _WHOLE = """
 candles
-WHERE
-    underlying = $underlying AND expiry = $expiry
-    AND minute >= $start AND minute < $end
-    AND (minute + 330) % 1440 BETWEEN $earliest AND $latest
+WHERE underlying = $underlying AND expiry = $expiry {when}
 """
-_THREADS = 4  # more write no faster, and each holds a row group
+_THREADS = 2  # each holds a row group of its own
 
 _MINUTES = """
 SELECT chosen.*, minute, ts, open, high, low, close, volume, open_interest
 FROM candles
 JOIN chosen USING (instrument_key)
 {money}
-WHERE
-    candles.underlying = $underlying AND candles.expiry = $expiry
-    AND minute >= $start AND minute < $end
-    AND (minute + 330) % 1440 BETWEEN $earliest AND $latest
+WHERE candles.underlying = $underlying AND candles.expiry = $expiry {when}
 """
+# Each costs a look at every row, so only what is asked for is asked.
+_DAYS = "AND minute >= $start AND minute < $end"
+_TIMES = "AND (minute + 330) % 1440 BETWEEN $earliest AND $latest"
 
 # The first of a bar's opens and the last of its closes and open interests, by time: rows need not come in order.
 _BARS = """
@@ -127,8 +124,9 @@ WHERE underlying = $underlying AND expiry = $expiry AND status IS DISTINCT FROM 
 AND status IS DISTINCT FROM 'empty_proven'
 """
 
-# Rows pass through; what DuckDB keeps beyond that are blocks that it has read and will not read again.
-_IN_LITTLE_MEMORY = "SET memory_limit = '128MB'"
+# Rows pass through, and what DuckDB keeps beyond a row group a thread are blocks that it will not read again. Measured
+# for two threads: with 128 MB they spend twice the time of the processor, with 256 MB the process comes to 408 MB.
+_ONE_THREAD = "SET threads = 1; SET memory_limit = '128MB'"
 
 _PRINTABLE = re.compile(r"[A-Z0-9][A-Za-z0-9&_. -]*", re.ASCII)
 
@@ -195,8 +193,9 @@ class Cell:
     """An open cell: its chosen contracts, and a query for its chosen bars.
 
     `contracts` has the columns of the table and `openalgo_symbol`, `trading_symbol` always filled, `strike` (text), by
-    key. `bound` are the values of the query's parameters. `whole` says that no candle of the cell is left out for its
-    contract's sake, `complete` that the archive misses nothing of it; `version` names all candles that it has.
+    key. `bound` are the values of the query's parameters. `whole` is where the same candles are read without looking
+    contracts up, None where some are left out. `complete` says that the archive misses nothing of the cell, `version`
+    names all candles that it has.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -206,7 +205,7 @@ class Cell:
     contracts: pa.Table
     bound: Mapping[str, Any]
     bars: str
-    whole: bool
+    whole: str | None
     complete: bool
     version: str
 
@@ -221,15 +220,15 @@ class Cell:
     @contextmanager
     def candles(self) -> Iterator[str]:
         """Yield the query for the chosen bars with the columns of the table `candles`; run it within the block."""
-        if not self.whole:
+        if self.whole is None:
             yield _CANDLES.format(source=f"({self.bars}) AS bars")
             return
         (threads,) = self.connection.execute("RESET threads; SELECT current_setting('threads')").fetchone() or (1,)
-        self.connection.execute(f"SET threads = {min(threads, _THREADS)}")
+        self.connection.execute(f"SET threads = {min(threads, _THREADS)}; SET memory_limit = '176MB'")
         try:
-            yield _CANDLES.format(source=_WHOLE)
+            yield _CANDLES.format(source=self.whole)
         finally:
-            self.connection.execute("SET threads = 1")
+            self.connection.execute(_ONE_THREAD)
 
 
 @contextmanager
@@ -241,43 +240,63 @@ def opened(warehouse: Warehouse, underlying: str, expiry: date, selection: Selec
         StorageError: the archive cannot be read.
     """
     with warehouse.reading() as connection:
-        connection.execute("SET threads = 1")
-        connection.execute(_IN_LITTLE_MEMORY)
+        connection.execute(_ONE_THREAD)
         connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
         of_cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
         listed = _named(connection.execute(_CONTRACTS, of_cell).to_arrow_table(), underlying, expiry)
         chosen = listed.filter(_mask(listed, selection))
-        bound: dict[str, Any] = of_cell | {
-            "start": _midnight(selection.first_day) if selection.first_day else 0,
-            "end": _midnight(selection.last_day) + _DAY if selection.last_day else 2**31 - 1,
-        }
         money = ""
         if selection.at_the_money is not None:
             strikes = pc.unique(listed["strike_price"].drop_null()).sort().to_pylist()
-            connection.register("money", _money(connection, bound, strikes, selection.at_the_money))
+            connection.register(
+                "money", _money(connection, of_cell | _days(selection), strikes, selection.at_the_money)
+            )
             money = (
                 "JOIN money ON (minute + 330) // 1440 = money.day"
                 " AND (strike_price IS NULL OR strike_price BETWEEN lowest AND highest)"
             )
         connection.register("chosen", chosen)
-        bound |= {
-            "earliest": _of_day(selection.first_time or time.min),
-            "latest": _of_day(selection.last_time or time.max),
-        }
         (seal,) = connection.execute(_SEAL, of_cell).fetchone() or (None,)
         version = seal or candles_version(connection, of_cell)
         (unlisted,) = connection.execute(_UNLISTED, of_cell).fetchone() or (0,)
         whole = len(chosen) == len(listed) and unlisted == 0 and not money
         whole = whole and selection.interval is Interval.MINUTE
+        when, limits = _when(selection)
         (missing,) = connection.execute(_MISSING, of_cell).fetchone() or (0,)
-        bars = _bars(selection, money)
         yield Cell(
-            connection, underlying, expiry, selection.interval, chosen, bound, bars, whole, missing == 0, version
+            connection=connection,
+            underlying=underlying,
+            expiry=expiry,
+            interval=selection.interval,
+            contracts=chosen,
+            bound=of_cell | limits,
+            bars=_bars(selection, money, when),
+            whole=_WHOLE.format(when=when) if whole else None,
+            complete=missing == 0,
+            version=version,
         )
 
 
-def _bars(selection: Selection, money: str) -> str:
-    minutes = _MINUTES.format(money=money)
+def _when(selection: Selection) -> tuple[str, dict[str, int]]:
+    """Return the condition for the chosen days and times, and what it is bound to."""
+    when, bound = "", {}
+    if selection.first_day or selection.last_day:
+        when, bound = _DAYS, _days(selection)
+    if selection.first_time or selection.last_time:
+        first, last = selection.first_time or time.min, selection.last_time or time.max
+        when, bound = f"{when} {_TIMES}", bound | {"earliest": _of_day(first), "latest": _of_day(last)}
+    return when, bound
+
+
+def _days(selection: Selection) -> dict[str, int]:
+    return {
+        "start": _midnight(selection.first_day) if selection.first_day else 0,
+        "end": _midnight(selection.last_day) + _DAY if selection.last_day else 2**31 - 1,
+    }
+
+
+def _bars(selection: Selection, money: str, when: str) -> str:
+    minutes = _MINUTES.format(money=money, when=when)
     if selection.interval is Interval.MINUTE:
         return minutes
     width = selection.interval.minutes
