@@ -85,6 +85,19 @@ def test_every_table_is_the_one_of_the_archive(home: Path) -> None:
             assert len(read) > 0
 
 
+def test_rows_come_in_order(home: Path) -> None:
+    """Of time and strike, of day and contract, of expiry and strike, as they are published."""
+    chain = archive.option_chain("NIFTY", MONTHLY, home=home).df()
+    assert chain[["ts", "strike_price"]].apply(tuple, axis=1).is_monotonic_increasing
+    days = archive.daily_bars("NIFTY", home=home).df()
+    assert days[["day", "instrument_key"]].apply(tuple, axis=1).is_monotonic_increasing
+    listed = archive.contracts("NIFTY", home=home).df()
+    assert listed["expiry"].is_monotonic_increasing
+    assert archive.chain_metrics("NIFTY", MONTHLY, home=home).df()["ts"].is_monotonic_increasing
+    minutes = archive.candles("NIFTY", MONTHLY, home=home).df()
+    assert minutes[["instrument_key", "ts"]].apply(tuple, axis=1).is_monotonic_increasing
+
+
 def test_an_answer_comes_in_three_forms(home: Path) -> None:
     """The same rows as pandas, polars and Arrow, with times in UTC; and whoever reads Arrow streams takes it."""
     answer = archive.candles("NIFTY", MONTHLY, home=home)
