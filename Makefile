@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test lint audit bench lock clean
+.PHONY: demo ui test e2e images lint audit bench lock clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -16,6 +16,12 @@ ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 test: $(VENV)/ready  ## Run all tests, two files at a time.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile expirytrack_dagster_tests/e2e
+
+images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
+	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
+
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -24,7 +30,7 @@ lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, pack
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml expirytrack_dagster
 	$(BIN)/python -m pip check
 
-audit: $(VENV)/ready  ## Known vulnerabilities of the locked packages (needs the network: pypi.org).
+audit: $(VENV)/ready  ## Known vulnerabilities of the locked packages (needs the network).
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 bench: $(VENV)/ready  ## Measure, each figure beside a peer or a floor of the same run (ARGS=--quick for small sizes).

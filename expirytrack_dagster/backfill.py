@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.collect import tracking
+from expirytrack_dagster.collect.plan import warning
 from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError
+from expirytrack_dagster.planning import Outlook, outlook, since
 from expirytrack_dagster.runs import CheckLine, Runner
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.instruments import resolve
@@ -24,7 +27,7 @@ from expirytrack_dagster.warehouse import reader
 from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import date
 
     import dagster as dg
@@ -91,17 +94,25 @@ def track(settings: Settings, instance: dg.DagsterInstance, symbol: str, key: st
 class Backfill:
     """Collects cells of some underlyings through Dagster runs in this process."""
 
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance, progress: ProgressSource) -> None:
-        """Open the archive and the ledger of this home."""
+    def __init__(
+        self,
+        settings: Settings,
+        instance: dg.DagsterInstance,
+        progress: ProgressSource,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Open the archive and the ledger of this home; `tell` is told what to know before the work begins."""
         self._settings = settings
+        self._tell = tell
         self._instance = instance
         self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
 
     def collect(self, symbols: Sequence[str], expiries: Sequence[date], *, refetch: bool = False) -> Outcome:
-        """Discover where needed, then collect every wanted cell that is not complete, newest expiry first.
+        """Discover where needed, then collect every wanted cell that is not complete.
 
+        What may leave the API's list soon goes first, then the newest expiry, as in the schedules.
         An error of the token or the plan ends it at once; any other error ends its cell, or its underlying, only.
         """
         outcome = Outcome()
@@ -114,15 +125,18 @@ class Backfill:
                     raise
                 except ExpiryTrackError as error:
                     outcome.errors.append(str(error))
-            for symbol, days in wanted.items():
-                for day in days:
-                    self._collect_cell(symbol, day, outcome, refetch=refetch)
+            look = self._look()
+            cells = look.ordered([cell for cell in look.cells if cell.expiry in wanted.get(cell.underlying, ())])
+            if sentence := warning(look.plan([cell for cell in cells if cell.is_open])):
+                self._tell(sentence)
+            for cell in cells:
+                self._collect_cell(cell.underlying, cell.expiry, outcome, refetch=refetch)
         except AuthenticationError as error:
             outcome.errors, outcome.exit_code = [str(error)], error.exit_code
             return outcome
-        cells = reader.cells(self._archive)
-        keep = [day in wanted.get(symbol, []) for symbol, day in zip(cells["underlying"], _days(cells), strict=True)]
-        outcome.cells = cells[keep]
+        rows = reader.cells(self._archive)
+        keep = [day in wanted.get(symbol, []) for symbol, day in zip(rows["underlying"], _days(rows), strict=True)]
+        outcome.cells = rows[keep]
         if outcome.errors:
             outcome.exit_code = 1
         elif len(outcome.incomplete):
@@ -151,7 +165,16 @@ class Backfill:
                 nearest = sorted(known, key=lambda other: abs(other - day))[:3]
                 hint = ", ".join(str(other) for other in sorted(nearest)) or "none at all"
                 raise ConfigurationError(f"{symbol} has no expiry on {day}: the nearest that Upstox lists are {hint}.")
-        return sorted(set(expiries) or set(known), reverse=True)
+        if expiries:
+            return sorted(set(expiries))
+        asked = {
+            cell.expiry for cell in self._look().cells if cell.underlying == symbol and (cell.listed or cell.sealed)
+        }
+        oldest = since(self._settings, datetime.now(tz=UTC))
+        return sorted(day for day in asked if oldest is None or day >= oldest)
+
+    def _look(self) -> Outlook:
+        return outlook(self._settings, self._archive, self._ledger, datetime.now(tz=UTC))
 
     def _is_stale(self, symbol: str, expiries: Sequence[date]) -> bool:
         """Say whether discovery is due: a wanted date is unknown, or all are wanted and the list is old."""
@@ -176,7 +199,9 @@ class Backfill:
         report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
-            _raise_if_failed(report.error, report.exit_code)
+            raise AuthenticationError(
+                f"{report.error} What arrived of {symbol} {day} is kept: then run the same command again."
+            )
         if report.error:
             outcome.errors.append(f"{symbol} {day}: {report.error}")
 

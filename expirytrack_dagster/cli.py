@@ -23,7 +23,9 @@ from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
+from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
@@ -51,6 +53,8 @@ app.command()(derive)
 app.command()(query)
 app.command()(backup)
 app.command()(restore)
+app.command()(plan)
+app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
 app.add_typer(quarantine, name="quarantine")
@@ -154,7 +158,7 @@ def collect(
     progress = console.ProgressBars()
     with open_instance(settings) as instance, progress:
         tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress)
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
         try:
             outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
         except KeyboardInterrupt:
@@ -220,8 +224,8 @@ def status(*, as_json: JsonOption = False) -> None:
         return
     console.say(f"Archive: {settings.database}")
     names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
-    say_token(settings)
     console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
+    say_token(settings)
     for scope, budget in budgets.items():
         of = f" ({scope})" if len(budgets) > 1 else ""
         for window in budget.windows:

@@ -11,21 +11,24 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from expirytrack_dagster.assets import all_assets
-from expirytrack_dagster.automation import derive_new_candles
 from expirytrack_dagster.checks.chain import chain
+from expirytrack_dagster.checks.horizon import leaving_soon
 from expirytrack_dagster.checks.integrity import archive_integrity
+from expirytrack_dagster.checks.token import access_token
+from expirytrack_dagster.instance import warn_of_another_instance
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
-from expirytrack_dagster.schedules import all_schedules
+from expirytrack_dagster.schedules import build_schedules
 from expirytrack_dagster.security.access import close_home, close_what_is_made
+from expirytrack_dagster.sensors import build_sensors
 from expirytrack_dagster.settings import load_settings
 
 _LOG = logging.getLogger(__name__)
 
 
 def build_defs(**overrides: object) -> dg.Definitions:
-    """Assemble assets, checks, jobs, schedules and resources; each override replaces the resource of its name.
+    """Assemble assets, checks, jobs, schedules, sensors and resources; each override replaces the resource of its name.
 
     Raises:
         ConfigurationError: a setting of the environment cannot be used.
@@ -36,10 +39,10 @@ def build_defs(**overrides: object) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=all_assets,
-        asset_checks=[archive_integrity, chain],
+        asset_checks=[archive_integrity, chain, access_token, leaving_soon],
         jobs=all_jobs,
-        sensors=[derive_new_candles],
-        schedules=all_schedules,
+        schedules=build_schedules(automatic=settings.automatic),
+        sensors=build_sensors(automatic=settings.automatic),
         executor=dg.in_process_executor,
         resources={
             "upstox": UpstoxResource(),
@@ -59,7 +62,9 @@ def defs() -> dg.Definitions:
         ConfigurationError: a setting of the environment cannot be used.
         UnsafeFile: other users can read the home, and it cannot be closed to them.
     """
+    settings = load_settings()
+    warn_of_another_instance(settings)
     close_what_is_made()  # the runs that this process starts inherit it
-    for sentence in close_home(load_settings()):
+    for sentence in close_home(settings):
         _LOG.warning(sentence)
     return build_defs()

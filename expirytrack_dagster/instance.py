@@ -5,6 +5,7 @@ Only where it is and how it comes to be; what runs on it is `runs.py`, who serve
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from expirytrack_dagster.settings import Settings
+
+_log = logging.getLogger("dagster.expirytrack")  # Dagster's programs show what is below their own name
 
 
 def prepare(settings: Settings) -> Path:
@@ -51,6 +54,17 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
             f"Dagster's records in {settings.dagster_home} cannot be used ({error.orig}): see that the disk has room, "
             "then run the same command again; what has arrived is kept."
         ) from error
+
+
+def warn_of_another_instance(settings: Settings) -> None:
+    """Tell whoever started `dagster dev` or `dg dev` that its runs and partitions are not those of the archive."""
+    own = settings.dagster_home
+    if "DAGSTER_IS_DEV_CLI" in os.environ and Path(os.environ.get("DAGSTER_HOME", "")) != own:
+        _log.warning(
+            "This UI has an instance of its own: tracked underlyings and earlier runs are not in it. "
+            "Start it with DAGSTER_HOME=%s to see what `expirytrack` sees.",
+            own,
+        )
 
 
 def _shipped_configuration() -> Path:

@@ -6,6 +6,7 @@ would show it. Only wiring belongs here: what the wired things do is in `upstox/
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.client import UpstoxClient
+    from expirytrack_dagster.upstox.clock import Clock
     from expirytrack_dagster.upstox.ledger import RequestLedger
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -31,6 +33,15 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """Return the settings of this process."""
         return load_settings()
 
+    def clock(self) -> Clock | None:
+        """Return whose time is meant everywhere below, None for the system's; tests put their own clock here."""
+        return None
+
+    def now(self) -> datetime:
+        """Return the time (UTC) by which is decided what is due."""
+        clock = self.clock()
+        return datetime.now(tz=UTC) if clock is None else datetime.fromtimestamp(clock.now(), UTC)
+
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
         from expirytrack_dagster.state import StateDatabase
@@ -41,7 +52,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """Return the ledger through which every request of the account passes."""
         from expirytrack_dagster.upstox.ledger import open_ledger
 
-        return open_ledger(self.settings())
+        return open_ledger(self.settings(), self.clock())
 
     def client(self, run_id: str, *, fresh: bool = False) -> UpstoxClient:
         """Return a client whose requests are booked on this run; use it as an async context manager.
@@ -50,7 +61,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         """
         from expirytrack_dagster.upstox.client import UpstoxClient
 
-        return UpstoxClient(self.settings(), self.ledger(), run_id=run_id, fresh=fresh)
+        return UpstoxClient(self.settings(), self.ledger(), clock=self.clock(), run_id=run_id, fresh=fresh)
 
     def forget_answers(self, *instrument_keys: str) -> None:
         """Drop kept answers about these instruments, so that the next run asks the API again."""
@@ -67,8 +78,11 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
     duckdb: DuckDBResource
     lock_timeout: float = 60.0
 
-    def open(self) -> Warehouse:
-        """Return the warehouse; its connections are open only for the moment of a read or a write."""
+    def open(self, patience: float | None = None) -> Warehouse:
+        """Return the warehouse; its connections are open only for the moment of a read or a write.
+
+        `patience` are the seconds to wait for whoever has the archive open, instead of `lock_timeout`.
+        """
         from pathlib import Path
 
         from expirytrack_dagster.warehouse.connection import Warehouse
@@ -76,7 +90,7 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
 
         return Warehouse(
             Path(self.duckdb.database),
-            lock_timeout=self.lock_timeout,
+            lock_timeout=self.lock_timeout if patience is None else patience,
             settings=self.duckdb.connection_config,
             key=archive_key(load_settings()),
         )

@@ -18,7 +18,8 @@ from expirytrack_dagster import partitions
 from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
-from expirytrack_dagster.jobs import derivation, expiry_fetch, futures_rolling, historical_data_fetch
+from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
+from expirytrack_dagster.launcher import PROCESS_TAG, this_process
 
 if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import ProgressSource
@@ -71,13 +72,9 @@ class Runner:
             {"contracts": config, "candles": config},
         )
 
-    def derive(self, symbol: str, expiry: str) -> RunReport:
-        """Materialize everything that is made from a cell's candles."""
-        return self._run(derivation.name, partitions.cell_key(symbol, expiry), f"{symbol} {expiry}")
-
-    def roll_futures(self, symbol: str) -> RunReport:
-        """Materialize `continuous_futures` of an underlying."""
-        return self._run(futures_rolling.name, symbol, symbol)
+    def launch(self, job: str, partition: str) -> RunReport:
+        """Run one of the named jobs on a partition: a symbol, or a cell's key."""
+        return self._run(job, partition, partition)
 
     def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine] | None:
         """Return the last result of every check of a cell, whoever ran it; None when its last run was cut off."""
@@ -98,7 +95,7 @@ class Runner:
             instance=self._instance,
             partition_key=partition,
             run_config={"ops": ops or {}, "loggers": _QUIET},
-            tags={"expirytrack/started_by": "command line"},
+            tags={"expirytrack/started_by": "command line", PROCESS_TAG: this_process()},
             raise_on_error=False,
         )
         if _was_interrupted(result):

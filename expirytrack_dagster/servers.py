@@ -152,7 +152,7 @@ def start_ui(children: Children, port: int, host: str = LOOPBACK) -> str:
     children.start(
         "webserver", script("dagster-webserver"), "--host", host, "--port", str(port), "--module-name", LOCATION
     )
-    children.start("daemon", script("dagster-daemon"), "run", "--module-name", LOCATION)
+    children.start("daemon", sys.executable, "-m", "expirytrack_dagster.daemon", "run", "--module-name", LOCATION)
     children.wait_for("webserver", f"{url}/server_info")
     return url
 

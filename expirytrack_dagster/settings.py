@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     proof_share: float = Field(
         0.01, ge=0, le=1, description="Share of contracts compared with daily candles, beyond those at the money."
     )
-    batch_rows: int = Field(300_000, ge=5_000, description="Candles validated and staged at once.")
+    batch_rows: int = Field(122_880, ge=5_000, description="Candles validated and staged at once.")
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
     )
@@ -241,6 +241,15 @@ class Settings(BaseSettings):
         description="Rate a year, continuously compounded, for implied forwards, volatilities and greeks.",
     )
     discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
+    lookback_days: int | None = Field(
+        None, ge=1, description="How far back expiries are collected, in days; everything that the API lists if unset."
+    )
+    horizon_days: int = Field(
+        14, ge=0, description="Days before an expiry may leave the API's list from which it is collected first."
+    )
+    automatic: bool = Field(
+        default=False, description="Schedules and sensors run from the first start; off leaves that to the Dagster UI."
+    )
     lock_timeout: float = Field(60.0, ge=0, description="Seconds to wait for a database that another program holds.")
     passphrase: Annotated[SecretStr | None, AfterValidator(_check_passphrase)] = Field(
         None, description="What opens the vault on a machine without a keyring; at least eight characters."

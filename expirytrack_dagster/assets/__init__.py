@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
     from expirytrack_dagster.assets.candles import candles
     from expirytrack_dagster.assets.contracts import contracts
+    from expirytrack_dagster.assets.coverage import collection_plan, coverage
     from expirytrack_dagster.assets.derived import (
         chain_metrics,
         continuous_futures,
@@ -24,6 +25,6 @@ with warnings.catch_warnings():
     from expirytrack_dagster.assets.expiries import expiries
 
 derived_assets = [daily_bars, option_chain, implied_volatility, chain_metrics, continuous_futures]
-all_assets = [expiries, contracts, candles, *derived_assets]
+all_assets = [expiries, contracts, candles, coverage, collection_plan, *derived_assets]
 
-__all__ = ["all_assets", "candles", "contracts", "derived_assets", "expiries"]
+__all__ = ["all_assets", "candles", "collection_plan", "contracts", "coverage", "derived_assets", "expiries"]

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
+from expirytrack_dagster.assets.common import OWNERS, POOL, CollectConfig, column_schema, documents
 from expirytrack_dagster.checks.results import check_result, picture
 from expirytrack_dagster.checks.specs import candles_checks
-from expirytrack_dagster.errors import UnfitData
+from expirytrack_dagster.errors import MalformedResponse, UnfitData
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.io_managers import StagedCandles
 from expirytrack_dagster.partitions import cell_of, cells
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
 
 if TYPE_CHECKING:
+    from expirytrack_dagster.collect.cell import CellRequest
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.collect.staging import Batch, CellStaging
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     check_specs=candles_checks,
     io_manager_key="archive",
+    pool=POOL,
     group_name="archive",
     kinds={"upstox", "pandera", "duckdb"},
     owners=OWNERS,
-    metadata={"dagster/column_schema": column_schema("candles")},
+    metadata={
+        "dagster/column_schema": column_schema("candles"),
+        **documents("automation", "get-expired-historical-candle-data"),
+    },
     description="One-minute candles with open interest of every contract of the cell. About one request a contract; "
     "none for a contract whose state is final. Bad rows go to quarantine with the rule that they broke.",
 )
@@ -45,15 +50,21 @@ def candles(
     progress: dg.ResourceParam[ProgressResource],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[StagedCandles]]:
     """Ask for what is not final yet, judge the cell as a whole, and hand the staged files over."""
+    import pyarrow as pa
+
     from expirytrack_dagster.collect.coverage import coverage_of
+    from expirytrack_dagster.collect.plan import cost
     from expirytrack_dagster.collect.report import CellReport
     from expirytrack_dagster.collect.staging import CellStaging
     from expirytrack_dagster.collect.verdict import judge_cell
+    from expirytrack_dagster.planning import planned_requests
     from expirytrack_dagster.quality.coverage import spans
     from expirytrack_dagster.quality.pictures import coverage_map
     from expirytrack_dagster.security.parquet import staging_key
     from expirytrack_dagster.warehouse import reader
 
+    # Arrow's own pool keeps what a batch took: a cell of 4,600,000 candles then needs 690 MB at its height, not 540.
+    pa.set_memory_pool(pa.system_memory_pool())
     started = time.monotonic()
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
@@ -62,7 +73,11 @@ def candles(
     with readable_failures(), ExitStack() as cell:
         cell.enter_context(staging.held())
         known = reader.statuses(archive, symbol, expiry)
-        batches = _collect(context, contracts, known, staging, upstox, progress.following(context.log), config)
+        if config.refetch:
+            staging.clear()
+        request = _request(context.partition_key, contracts, known, upstox, config)
+        planned = upstox.ledger().spent(context.run.run_id) + planned_requests(request, staging, archive)
+        batches = _collect(context, request, staging, upstox, progress.following(context.log), config)
         fresh = {status.instrument_key for batch in batches for status in batch.statuses}
         verdict = judge_cell(
             listed=list(contracts["instrument_key"]),
@@ -87,46 +102,38 @@ def candles(
         yield dg.Output(
             StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
             metadata={
+                "validation_report": dg.MetadataValue.md(report.as_markdown()),
+                **({"coverage": picture(image, "coverage")} if image else {}),
                 **verdict.numbers,
                 **coverage.counts,
-                **({"coverage": picture(image, "coverage")} if image else {}),
-                "validation_report": dg.MetadataValue.md(report.as_markdown()),
-                "report_file": dg.MetadataValue.path(saved),
-                "requests": upstox.ledger().spent(context.run.run_id),
+                "planned_requests": planned,
+                **cost(upstox.ledger().spent(context.run.run_id), int(verdict.fresh_statuses["received"].sum())),
                 "seconds": round(time.monotonic() - started, 3),
+                "report_file": dg.MetadataValue.path(saved),
             },
         )
 
 
-def _collect(
-    context: dg.AssetExecutionContext,
-    contracts: pd.DataFrame,
-    known: pd.DataFrame,
-    staging: "CellStaging",
-    upstox: UpstoxResource,
-    progress: "Progress",
-    config: CollectConfig,
-) -> "list[Batch]":
-    from expirytrack_dagster.collect.cell import CellRequest, collect_cell, incomplete
+def _request(
+    partition_key: str, contracts: pd.DataFrame, known: pd.DataFrame, upstox: UpstoxResource, config: CollectConfig
+) -> "CellRequest":
+    """Say what to collect; `known` are the cell's states in the archive."""
+    from expirytrack_dagster.collect.cell import CellRequest, incomplete
     from expirytrack_dagster.collect.contract import DAYS, MINUTES
     from expirytrack_dagster.collect.windows import Windows
     from expirytrack_dagster.quality.rules import IST
 
-    symbol, day = cell_of(context.partition_key)
+    symbol, day = cell_of(partition_key)
     settings, state = upstox.settings(), upstox.state()
-    if config.refetch:
-        staging.clear()
     unfinished = set(incomplete(known)["instrument_key"])
-    sealed = set() if config.refetch else set(known["instrument_key"]) - unfinished
-    # What the API could not give in full may be there now; a kept answer would only say the same again.
-    fresh = config.refetch or bool((known["status"] == "partial").any())
-    request = CellRequest(
+    return CellRequest(
         label=f"{symbol} {day}",
         contracts=contracts,
         expiry=date.fromisoformat(day),
-        sealed=sealed,
+        sealed=set() if config.refetch else set(known["instrument_key"]) - unfinished,
         traded=set(known.loc[known["received"] > 0, "instrument_key"]),
         partial=set(known.loc[known["status"] == "partial", "instrument_key"]),
+        odd=set(known.loc[known["error_code"] == MalformedResponse.__name__, "instrument_key"]),
         oldest=None if known["first_ts"].isna().all() else known["first_ts"].min().tz_convert(IST).date(),
         proof_share=settings.proof_share,
         minutes=Windows(state, settings.window_days, MINUTES),
@@ -134,6 +141,20 @@ def _collect(
         workers=settings.workers,
         batch_rows=settings.batch_rows,
     )
+
+
+def _collect(
+    context: dg.AssetExecutionContext,
+    request: "CellRequest",
+    staging: "CellStaging",
+    upstox: UpstoxResource,
+    progress: "Progress",
+    config: CollectConfig,
+) -> "list[Batch]":
+    from expirytrack_dagster.collect.cell import collect_cell
+
+    # What the API could not give in full may be there now; a kept answer would only say the same again.
+    fresh = config.refetch or bool(request.partial)
 
     async def ask() -> "list[Batch]":
         async with upstox.client(context.run.run_id, fresh=fresh) as client:

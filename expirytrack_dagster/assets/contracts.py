@@ -7,7 +7,7 @@ from datetime import date
 
 import dagster as dg
 
-from expirytrack_dagster.assets.common import OWNERS, CollectConfig, column_schema
+from expirytrack_dagster.assets.common import OWNERS, POOL, CollectConfig, column_schema, documents
 from expirytrack_dagster.assets.expiries import expiries
 from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import contracts_checks
@@ -28,10 +28,14 @@ from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     check_specs=contracts_checks,
     io_manager_key="archive",
+    pool=POOL,
     group_name="archive",
     kinds={"upstox", "duckdb"},
     owners=OWNERS,
-    metadata={"dagster/column_schema": column_schema("contracts")},
+    metadata={
+        "dagster/column_schema": column_schema("contracts"),
+        **documents("automation", "get-expired-option-contracts"),
+    },
     description="Options and futures of an underlying at an expiry, as Upstox lists them. Two requests the first "
     "time, none after that: the list of an expired cell does not change.",
 )
@@ -41,6 +45,7 @@ def contracts(
     """Take the cell's list from the archive or ask for it, and refuse it as a whole when any row is broken."""
     from expirytrack_dagster.collect import contracts as listing
     from expirytrack_dagster.collect import tracking
+    from expirytrack_dagster.collect.horizon import is_withdrawn
     from expirytrack_dagster.quality.contracts import check_contracts
     from expirytrack_dagster.warehouse import reader
 
@@ -53,6 +58,13 @@ def contracts(
         known = reader.contracts(archive, symbol, expiry)
         if day not in reader.listed(archive).get(symbol, set()):
             found = listing.not_listed()
+        elif is_withdrawn(upstox.state(), symbol, expiry):
+            if not len(known):
+                raise UnfitData(
+                    f"Upstox lists {symbol} {day} no more, and its contracts were never asked for: nothing can be "
+                    "asked now. It becomes due by itself if it is ever listed again."
+                )
+            found = listing.from_archive(known)
         elif (len(known) or reader.is_sealed(archive, symbol, expiry)) and not config.refetch:
             found = listing.from_archive(known)
         else:

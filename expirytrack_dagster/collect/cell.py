@@ -18,9 +18,11 @@ import pandas as pd
 import pyarrow as pa
 
 from expirytrack_dagster.collect.contract import Answer, CandleSource, Inquiry
-from expirytrack_dagster.collect.proof import dead_wings, disagreements, to_reconcile
+from expirytrack_dagster.collect.proof import dead_wings, disagreements
+from expirytrack_dagster.collect.questions import UNPROVEN, questions
 from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
 from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
+from expirytrack_dagster.errors import MalformedResponse
 from expirytrack_dagster.quality.candles import Split, split_candles
 from expirytrack_dagster.quality.continuity import merge_minutes, minute_counts
 from expirytrack_dagster.quality.rules import IST
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.collect.windows import Windows
-
-UNPROVEN = "UNPROVEN"
-"""Marks a staged contract whose minutes are known to be empty and whose proof is still to be asked; never archived."""
 
 _NO_ROWS = pa.schema(
     [
@@ -50,8 +49,9 @@ class CellRequest:
     """What to collect and how.
 
     Of what the archive holds, `sealed` names the contracts whose state is final, `traded` those of them that have
-    candles, `partial` those found partial, and `oldest` is the day of the oldest candle. `proof_share` is the share of
-    contracts, 0 to 1, whose minutes are compared with daily candles beyond need.
+    candles, `partial` those found partial, `odd` those once answered in another shape than the documented one, and
+    `oldest` is the day of the oldest candle. `proof_share` is the share of contracts, 0 to 1, whose minutes are
+    compared with daily candles beyond need.
     """
 
     label: str
@@ -60,6 +60,7 @@ class CellRequest:
     sealed: Collection[str]
     traded: Collection[str]
     partial: Collection[str]
+    odd: Collection[str]
     oldest: date | None
     proof_share: float
     minutes: Windows
@@ -91,16 +92,19 @@ async def collect_cell(
     """Ask for every contract of the cell that is not sealed, and return all that is staged.
 
     Raises:
-        CriticalError: of the token, the plan or the storage; the work stopped early, what had arrived is staged.
+        CriticalError: of the token, the plan, the storage or an answer's shape; the work stopped early, what had
+            arrived is staged.
         CircuitOpen, StateLocked: likewise, because nothing can be asked for a while.
     """
     staged = [status for batch in staging.batches() for status in batch.statuses]
-    kept = {s.instrument_key: s for s in staged if s.status in SEALED or s.error_code == UNPROVEN}
-    keys = [key for key in asking_order(request.contracts) if key not in request.sealed and key not in kept]
+    asked = questions(
+        request.contracts, final=request.sealed, partial=request.partial, staged=staged, share=request.proof_share
+    )
+    compared, kept = asked.compared, asked.kept
+    odd = {*request.odd, *(s.instrument_key for s in staged if s.error_code == MalformedResponse.__name__)}
+    keys = sorted(asked.keys, key=odd.__contains__)  # odd ones last: they keep no other contract from being asked
     staging.forget(set(keys))
     basket = _Basket(request.expiry, staging, now, kept)
-    doubtful = {*request.partial, *(s.instrument_key for s in staged if s.status == State.PARTIAL)}
-    compared = to_reconcile(request.contracts, request.proof_share) | doubtful
     for day in [request.oldest, *(s.first_ts and s.first_ts.astimezone(IST).date() for s in staged)]:
         if day:
             request.minutes.seen(day)
@@ -109,27 +113,43 @@ async def collect_cell(
     def inquiry(key: str) -> Inquiry:
         spent = kept[key].requests if key in kept else 0
         return Inquiry(
-            source, key, request.expiry, request.minutes, request.days, reconcile=key in compared, requests=spent
+            source,
+            key,
+            request.expiry,
+            request.minutes,
+            request.days,
+            reconcile=key in compared,
+            odd=key in odd,
+            requests=spent,
         )
 
+    async def told(key: str, asking: Callable[[Inquiry], Awaitable[Answer]]) -> Answer:
+        """Keep in mind which contract was answered in another shape, also when that ends the work."""
+        inquired = inquiry(key)
+        try:
+            return await asking(inquired)
+        except MalformedResponse as error:
+            basket.add(Answer.failed(key, error, inquired.requests))
+            raise
+
     async def ask(key: str) -> None:
-        answer = await inquiry(key).ask()
+        answer = await told(key, Inquiry.ask)
         basket.add(answer)  # at once: a worker may be stopped while it waits
         progress.advance(answer)
         await basket.stage_when(request.batch_rows if answer.rows else 0)
 
     async def prove(key: str) -> None:
-        basket.add(await inquiry(key).prove_empty())
+        basket.add(await told(key, Inquiry.prove_empty))
         await basket.stage_when(0)
 
     progress.begin(request.label, len(keys))
     try:
         # What the API does with wide windows shows by daily candles: the first contract that has them finds it out
         # alone, so that the others need not, and those without them come last.
-        first = [key for key in keys if key in compared]
+        first = [key for key in keys if key in compared and key not in odd]
         await _all(ask, first[:1], request.workers)
         await _all(ask, first[1:], request.workers)
-        await _all(ask, [key for key in keys if key not in compared], request.workers)
+        await _all(ask, [key for key in keys if key not in first], request.workers)
         await _prove_empties(request, basket, prove)
     finally:
         basket.stage()
@@ -163,7 +183,9 @@ async def _prove_empties(request: CellRequest, basket: _Basket, prove: Callable[
     empty = {s.instrument_key: s for s in basket.statuses.values() if s.error_code == UNPROVEN}
     quiet = {s.instrument_key for s in basket.statuses.values() if s.status == State.EMPTY_PROVEN} | empty.keys()
     quiet |= set(request.sealed) - set(request.traded)
-    dead = dead_wings(request.contracts, set(request.contracts["instrument_key"]) - quiet) & empty.keys()
+    traded = {s.instrument_key for s in basket.statuses.values() if s.received} | set(request.traded)
+    unknown = set(request.contracts["instrument_key"]) - quiet - traded
+    dead = dead_wings(request.contracts, traded, unknown) & empty.keys()
     await _all(prove, [key for key in empty if key not in dead], request.workers)
     basket.stage()
     if any(s.status == State.PARTIAL and not (s.received or s.error_code) for s in basket.statuses.values()):
@@ -173,16 +195,6 @@ async def _prove_empties(request: CellRequest, basket: _Basket, prove: Callable[
         basket.add(
             Answer(key, State.EMPTY_PROVEN, requests=empty[key].requests, message="No strike farther out ever traded.")
         )
-
-
-def asking_order(contracts: pd.DataFrame) -> list[str]:
-    """Return the keys, the most useful first: the future, then options from the middle strike outwards.
-
-    A run that is stopped early leaves the strikes that traded most, not all strikes of one side.
-    """
-    middle = contracts["strike_price"].median()
-    distance = (contracts["strike_price"] - middle).abs().fillna(-1.0)
-    return [str(key) for key in contracts.loc[distance.sort_values(kind="stable").index, "instrument_key"]]
 
 
 def evidence_of(batches: Sequence[Batch]) -> Evidence:
@@ -270,6 +282,7 @@ class _Basket:
                     last_ts=last,
                     error_code=answer.error_code if answer.state else UNPROVEN,
                     message=answer.message if answer.state else "The API has no minutes; the proof is outstanding.",
+                    agrees=answer.agrees,
                 )
             )
         self.staging.write(split.good, split.bad, statuses)
@@ -283,6 +296,7 @@ def _reconcile(answer: Answer, split: Split) -> None:
     minutes = split.good[split.good["instrument_key"] == answer.instrument_key]
     bad = split.bad.loc[split.bad["instrument_key"] == answer.instrument_key, "ts"].dropna()
     days = disagreements(minutes, answer.days, set(bad.dt.tz_convert(IST).dt.date))
+    answer.agrees = not days
     if days:
         answer.state = State.PARTIAL
         named = ", ".join(days[:5]) + (f" and {len(days) - 5} more" if len(days) > 5 else "")  # noqa: PLR2004 -- shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,6 +65,12 @@ class Answer:
     requests: int = 0
     error_code: str | None = None
     message: str | None = None
+    agrees: bool | None = None
+
+    @classmethod
+    def failed(cls, instrument_key: str, error: Exception, requests: int) -> Self:
+        """Return the answer that a contract will have to be asked again, and why."""
+        return cls(instrument_key, State.FAILED, requests=requests, error_code=type(error).__name__, message=str(error))
 
     @property
     def rows(self) -> int:
@@ -74,7 +80,11 @@ class Answer:
 
 @dataclass(slots=True)
 class Inquiry:
-    """Asks one contract; keeps count of what it cost. `reconcile` asks for its daily candles too, and first."""
+    """Asks one contract; keeps count of what it cost. `reconcile` asks for its daily candles too, and first.
+
+    An answer of another shape than the documented one ends the work, since it is likely that the API has changed. Only
+    of a contract that is `odd`, because it was answered like that before, it says nothing about the others.
+    """
 
     source: CandleSource
     instrument_key: str
@@ -82,13 +92,14 @@ class Inquiry:
     minutes: Windows
     days: Windows
     reconcile: bool = False
+    odd: bool = False
     requests: int = 0
 
     async def ask(self) -> Answer:
         """Ask for minutes, until the contract's state is known or only the proof that it never traded is missing.
 
         Raises:
-            CriticalError: of the token, the plan or the storage; the caller stops.
+            CriticalError: of the token, the plan, the storage or the answer's shape; the caller stops.
             CircuitOpen, StateLocked: nothing can be asked for a while; that says nothing about this contract.
         """
         answer = Answer(self.instrument_key)
@@ -124,6 +135,8 @@ class Inquiry:
         except (CircuitOpen, StateLocked):
             raise
         except (RecoverableError, MalformedResponse) as error:
+            if isinstance(error, MalformedResponse) and not self.odd:
+                raise
             answer.state = State.PARTIAL if answer.tables else State.FAILED
             answer.error_code, answer.message = type(error).__name__, str(error)
         finally:
@@ -182,7 +195,8 @@ class Inquiry:
 
 def settle_empty(answer: Answer, days: pa.Table) -> None:
     """Give a contract without minutes its state: proven empty when it has no daily candles either."""
-    if days.num_rows == 0:
+    answer.agrees = days.num_rows == 0
+    if answer.agrees:
         answer.state = State.EMPTY_PROVEN
         return
     answer.state = State.PARTIAL

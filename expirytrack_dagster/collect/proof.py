@@ -48,20 +48,24 @@ def to_reconcile(contracts: pd.DataFrame, share: float) -> set[str]:
     return {*around, *(key for key in contracts["instrument_key"] if in_share(key, share))}
 
 
-def dead_wings(contracts: pd.DataFrame, alive: Collection[str]) -> set[str]:
-    """Return the contracts beyond the outermost live strike of their type; none of a type without live strikes.
+def dead_wings(contracts: pd.DataFrame, traded: Collection[str], unknown: Collection[str] = ()) -> set[str]:
+    """Return the contracts beyond the outermost strike of their type that traded or may have.
+
+    A type of which nothing is known to have traded has no wings: there is nothing that its strikes lie beyond.
 
     Args:
         contracts: `instrument_key`, `instrument_type`, `strike_price`.
-        alive: keys of contracts that are not known to be empty: candles were received, or no answer.
+        traded: keys of contracts whose candles were received.
+        unknown: keys of contracts without an answer, which may have traded.
     """
     dead: set[str] = set()
     for _, listed in contracts.dropna(subset=["strike_price"]).groupby("instrument_type"):
-        strikes = listed.loc[listed["instrument_key"].isin(list(alive)), "strike_price"]
-        if strikes.empty:
+        keys = listed["instrument_key"]
+        if not keys.isin(list(traded)).any():
             continue
+        strikes = listed.loc[keys.isin([*traded, *unknown]), "strike_price"]
         beyond = (listed["strike_price"] < strikes.min()) | (listed["strike_price"] > strikes.max())
-        dead |= set(listed.loc[beyond, "instrument_key"])
+        dead |= set(keys[beyond])
     return dead
 
 

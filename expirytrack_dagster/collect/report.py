@@ -83,6 +83,8 @@ class CellReport:
             "rows": {name: int(numbers[key]) for name, key in _ROWS.items()},
             "contracts": int(numbers["contracts"]),
             "states": {str(state): int(numbers[str(state)]) for state in _STATES},
+            "compared_with_days": int(numbers["compared_with_days"]),
+            "agreed_with_days_percent": numbers.get("agreed_with_days_percent"),
             "sessions": self.verdict.sessions.to_dict(orient="records"),
             "checks": [
                 {
@@ -109,6 +111,7 @@ class CellReport:
             f"**Rows** {rows['received']} received = "
             + " + ".join(f"{rows[name]} {words}" for name, words in _BECAME.items()),
             f"**Contracts** {int(numbers['contracts']):,} listed = {' + '.join(present) or 'none'}",
+            f"**Proof by daily candles** {self._proofs()}",
             f"**Sessions** {self._sessions()}",
             _table(
                 ("", "check", "what was found"),
@@ -145,6 +148,14 @@ class CellReport:
                 ) from error
             raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
         return path
+
+    def _proofs(self) -> str:
+        """Say how many contracts were compared with daily candles, and how many of these agreed."""
+        compared = int(self.verdict.numbers["compared_with_days"])
+        if not compared:
+            return "no contract was compared"
+        share = self.verdict.numbers["agreed_with_days_percent"]
+        return f"{plural(compared, 'contract')} compared, {share:g} % agree"
 
     def _sessions(self) -> str:
         """Say how many sessions there are, by length, and in which of them minutes are missing."""

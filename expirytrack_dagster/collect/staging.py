@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 _STATUSES = b"expirytrack.statuses"
 _CHECKSUM = b"expirytrack.checksum"
 
+ROW_GROUP = 122_880
+"""Rows that are packed, and read back, together: as many as DuckDB's own row groups have.
+
+Measured on 2,400,000 rows, one core: with zstd and the whole batch in one group 0.35 s to write, 1.14 s to load, 29 MB;
+with LZ4 and these groups 0.27 s, 0.96 s and 30 MB.
+"""
+
 SCHEMA = pa.schema(
     [
         ("instrument_key", pa.string()),
@@ -140,6 +147,15 @@ class CellStaging:
             seen.update(status.instrument_key for status in batch.statuses)
         return found
 
+    def peek(self) -> list[ContractStatus]:
+        """Return the staged states as `batches` does, from the files' footers alone; a run may be at work here."""
+        found: dict[str, ContractStatus] = {}
+        for path in self._files():
+            with suppress(*_DAMAGE):  # replaced or taken over at this moment, or not opened by this key
+                schema = pq.read_schema(path, decryption_properties=decrypting(self.key, path))
+                found |= {status.instrument_key: status for status in _unsealed(schema)}
+        return list(found.values())
+
     def forget(self, keys: set[str]) -> None:
         """Take these contracts out of what is staged, because they are asked again."""
         for batch in self.batches():
@@ -184,7 +200,8 @@ class CellStaging:
                 pq.write_table(
                     _sealed(table, statuses),
                     file,
-                    compression="zstd",
+                    compression="lz4",
+                    row_group_size=ROW_GROUP,
                     write_page_checksum=True,
                     encryption_properties=encrypting(self.key, path),
                 )
@@ -210,10 +227,16 @@ class CellStaging:
 
 
 def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-    """Yield some columns of each batch, one frame a file, so that a whole cell is never in memory."""
+    """Yield some columns of all batches, at most `ROW_GROUP` rows at a time, so that a whole cell is never in memory.
+
+    Contracts and rules are categories; a contract may go on in the next frame.
+    """
     for batch in batches:
         properties = decrypting(batch.key, batch.path)
-        yield pq.read_table(batch.path, columns=list(columns), decryption_properties=properties).to_pandas()
+        texts = ["instrument_key", "rule"]
+        with pq.ParquetFile(batch.path, read_dictionary=texts, decryption_properties=properties) as file:
+            for rows in file.iter_batches(ROW_GROUP, columns=list(columns)):
+                yield rows.to_pandas()
 
 
 def _staged_otherwise(path: Path) -> EncryptionMismatch:

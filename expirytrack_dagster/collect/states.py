@@ -37,7 +37,8 @@ class ContractStatus:
     """One row of `contract_status`; times are UTC, counts are rows.
 
     `received` is counted where the rows arrive, and must be `candles + quarantined + duplicates + discarded`; only a
-    review of the quarantine discards rows.
+    review of the quarantine discards rows. `agrees` says whether daily candles tell the same as the minutes (or as
+    their absence), None where they were not compared.
     """
 
     instrument_key: str
@@ -53,6 +54,7 @@ class ContractStatus:
     last_ts: datetime | None = None
     error_code: str | None = None
     message: str | None = None
+    agrees: bool | None = None
 
 
 _TIMES = ("first_ts", "last_ts", "checked_at")
@@ -67,4 +69,4 @@ def status_frame(statuses: Sequence[ContractStatus]) -> pd.DataFrame:
         frame[column] = frame[column].astype("int64")
     for column in ("instrument_key", "status", "error_code", "message"):
         frame[column] = frame[column].astype("str")
-    return frame
+    return frame.astype({"agrees": "boolean"})

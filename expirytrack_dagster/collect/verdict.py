@@ -74,6 +74,7 @@ def judge_cell(
     completeness = check_completeness(listed, statuses)
     numbers = {
         "dagster/partition_row_count": int(counts["candles"]),
+        **completeness.counts,
         "rows_received": received,
         "quarantined": int(counts["quarantined"]),
         "exact_duplicates": int(counts["duplicates"]),
@@ -81,10 +82,22 @@ def judge_cell(
         "sessions": len(continuity.sessions),
         "rows_outside_sessions": int(continuity.outside["contracts"].sum()),
         "minutes_missing_across_chain": len(continuity.missing),
-        **completeness.counts,
+        **_proofs(statuses),
     }
     unfit = next((outcome for outcome in outcomes if outcome.fatal and not outcome.passed), None)
     return CellVerdict([*outcomes, completeness], unfit, fresh, numbers, continuity.sessions)
+
+
+def _proofs(statuses: pd.DataFrame) -> dict[str, int | float]:
+    """Count the contracts whose minutes, or lack of them, were compared with daily candles, and the share that agreed.
+
+    The share of none is left out: a chart of it must not show a zero that nobody measured.
+    """
+    compared = statuses["agrees"].dropna()
+    proofs: dict[str, int | float] = {"compared_with_days": len(compared)}
+    if len(compared):
+        proofs["agreed_with_days_percent"] = round(100 * float(compared.astype("bool").mean()), 2)
+    return proofs
 
 
 def check_completeness(listed: Sequence[str], statuses: pd.DataFrame) -> CheckOutcome:
@@ -94,11 +107,14 @@ def check_completeness(listed: Sequence[str], statuses: pd.DataFrame) -> CheckOu
     """
     own = statuses[statuses["instrument_key"].isin(list(listed))]
     by_state = own["status"].value_counts()
-    counts: dict[str, int | float] = {"contracts": len(listed)}
-    counts |= {str(state): int(by_state.get(str(state), 0)) for state in State}
-    counts["unasked"] = len(listed) - len(own)
-    final = sum(int(counts[str(state)]) for state in SEALED)
-    counts["completeness_percent"] = round(100 * final / len(listed), 2) if listed else 100.0
+    states = {str(state): int(by_state.get(str(state), 0)) for state in State}
+    final = sum(states[str(state)] for state in SEALED)
+    counts: dict[str, int | float] = {
+        "completeness_percent": round(100 * final / len(listed), 2) if listed else 100.0,
+        "contracts": len(listed),
+        **states,
+        "unasked": len(listed) - len(own),
+    }
     unfinished = own.loc[
         ~own["status"].isin([str(state) for state in SEALED]), ["instrument_key", "status", "error_code", "message"]
     ]

@@ -12,6 +12,7 @@ import json
 import sys
 import webbrowser
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,12 +60,7 @@ def login(
             else _redirected(settings, manager, minutes, open_browser=browser)
         )
     console.say(f"Logged in as {token.user_id} (account '{token.account}'). {_state_of(settings, token).sentence}")
-    if settings.access_token:
-        console.say(
-            "EXPIRYTRACK_ACCESS_TOKEN is set and goes before the token just stored: unset it.",
-            to=console.err,
-            style="yellow",
-        )
+    _say_if_set(settings, "is set and goes before the token just stored: unset it.")
 
 
 def logout(account: AccountOption = None) -> None:
@@ -74,6 +70,7 @@ def logout(account: AccountOption = None) -> None:
 
     settings = _settings(account)
     goodbye = asyncio.run(AuthManager(settings).logout())
+    _say_if_set(settings, "is set and goes on being used: unset it.")
     if goodbye.not_revoked is not None:
         console.say(
             f"The token is forgotten here, but Upstox was not told and takes it until 03:30 IST: {goodbye.not_revoked}",
@@ -148,6 +145,13 @@ def warn_of_token(settings: Settings, seconds_needed: float | None = None) -> No
         )
 
 
+def _say_if_set(settings: Settings, words: str) -> None:
+    from expirytrack_dagster import console
+
+    if settings.access_token:
+        console.say(f"EXPIRYTRACK_ACCESS_TOKEN {words}", to=console.err, style="yellow")
+
+
 def _settings(account: str | None) -> Settings:
     return load_settings() if account is None else load_settings(account=account)
 
@@ -214,5 +218,6 @@ def _approved(settings: Settings, manager: AuthManager, minutes: float) -> Acces
             f"{in_india(approval.lapses_at)}.\nUpstox sends the token to {approval.notifier_url}, which must lead to "
             f"{settings.notifier_url} on this machine."
         )
+        stands = (approval.lapses_at - datetime.now(tz=UTC)).total_seconds()
         with console.waiting("Waiting for your approval") as tell:
-            return receiver.wait(minutes * MINUTE, tell)
+            return receiver.wait(min(minutes * MINUTE, stands), tell)

@@ -42,6 +42,7 @@ MINUTE = 60_000_000
 """Microseconds in a minute."""
 
 _NAT: int = np.iinfo(np.int64).min
+_LARGEST: int = np.iinfo(np.int64).max
 _LARGEST_WHOLE = 2.0**63
 
 
@@ -79,11 +80,18 @@ def microseconds(times: pd.Series) -> NDArray[np.int64]:
 def order_key(frame: pd.DataFrame) -> NDArray[np.int64]:
     """Return a number for each row that grows with instrument_key, then ts; equal for the same bar only.
 
-    Ranks instead of the microseconds themselves: the product cannot overflow, whatever times were received.
+    Times that lie too far apart for the product, as a missing one does, are replaced by their ranks.
     """
     keys = frame["instrument_key"].astype("category").cat
     contract = np.argsort(np.argsort(keys.categories.to_numpy()))[keys.codes.to_numpy()]
-    time, distinct = pd.factorize(microseconds(frame["ts"]), sort=True)
+    time = microseconds(frame["ts"])
+    if not len(time):
+        return time
+    span = int(time.max()) - int(time.min()) + 1
+    if span * len(keys.categories) < _LARGEST:
+        key: NDArray[np.int64] = contract * np.int64(span) + (time - time.min())
+        return key
+    time, distinct = pd.factorize(time, sort=True)
     return contract * np.int64(len(distinct)) + time
 
 

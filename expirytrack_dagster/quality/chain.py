@@ -27,7 +27,7 @@ from expirytrack_dagster.quality.outcome import MAX_SHOWN, CheckOutcome, plural,
 from expirytrack_dagster.quality.rules import IST, number, require_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import date
 
     from expirytrack_dagster.quality.chain_day import ChainDay
@@ -54,6 +54,8 @@ JUMP_FACTOR = 5.0
 """Open interest that changes by less than this factor from bar to bar is never reported."""
 PUBLISHED_WITHIN = 15
 """Minutes within which the exchange has published the effect of a trade on open interest; it does so every three."""
+PART_ROWS = 50_000
+"""Rows whose prices are judged together, at most; a day of 450 liquid contracts has more than three times as many."""
 MAX_SPOTS = 5_000
 """Violations of a check that are kept for a picture, the worst of each day first."""
 
@@ -103,12 +105,20 @@ def judge_chain(days: Iterable[pd.DataFrame], expiry: date) -> ChainReport:
     interest = _OpenInterest()
     for rows in days:
         require_columns(rows, COLUMNS)
-        day = chain_day(rows, expiry)
-        for name, rule in _PRICE_RULES.items():
-            tallies[name].add_prices(rule(day), day, rows)
+        for part in _parts(rows):
+            day = chain_day(part, expiry)
+            for name, rule in _PRICE_RULES.items():
+                tallies[name].add_prices(rule(day), day, part)
         interest.judge(rows, tallies[OPEN_INTEREST_JUMPS])
     spots = [tally.spots.assign(check=name) for name, tally in tallies.items()]
     return ChainReport([tally.outcome() for tally in tallies.values()], pd.concat(spots, ignore_index=True))
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield a day's rows some minutes at a time: prices are judged by the minute, a wide chain's matrices are large."""
+    instants = microseconds(rows["ts"])
+    for minutes in np.array_split(np.unique(instants), -(-len(rows) // PART_ROWS)):
+        yield rows[(instants >= minutes[0]) & (instants <= minutes[-1])]
 
 
 @dataclass(slots=True)

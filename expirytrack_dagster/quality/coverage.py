@@ -90,12 +90,12 @@ def assess_coverage(contracts: pd.DataFrame, trades: Iterable[pd.DataFrame], ses
 
     Args:
         contracts: instrument_key, instrument_type, strike_price of the listed contracts.
-        trades: frames as of `count_trades` that share no contract and day.
+        trades: frames as of `count_trades`; what they say of the same contract and day is added up.
         sessions: of the whole chain, as in a `ContinuityReport`.
     """
     by_day = sessions.groupby("day", sort=True)[["minutes", "missing"]].sum()
     by_day.index = pd.Index([day.date() for day in pd.to_datetime(by_day.index)], name="day", dtype=object)
-    counted = pd.concat([_NO_TRADES, *trades], ignore_index=True).set_index(["instrument_key", "day"])
+    counted = pd.concat([_NO_TRADES, *trades]).groupby(["instrument_key", "day"])[["traded", "outside"]].sum()
     grid = pd.MultiIndex.from_product([_in_order(contracts)["instrument_key"], by_day.index])
     found = counted.reindex(grid, fill_value=0).astype("int64").reset_index()
     known = contracts.set_index("instrument_key").reindex(found["instrument_key"])

@@ -14,7 +14,6 @@ import html
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import httpx
 import msgspec
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -188,6 +187,8 @@ class LoginDesk:
             "issued_at": f"{now * 1000:.0f}",
             "message_type": "access_token",
         }
+        import httpx  # noqa: PLC0415 -- no other answer needs a client, and every command would load it
+
         async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
             try:
                 answered = (await http.post(app.notifier_url, json=body)).status_code

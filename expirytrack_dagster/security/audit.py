@@ -145,8 +145,8 @@ class AuditLog:
         with self._alone():
             return _inspect(self._lines(), self._read_head(), known)
 
-    def copy_to(self, folder: Path) -> Inspection:
-        """Copy the log and its head into another folder, as they are between two events, and say what they are worth.
+    def copy_to(self, folder: Path) -> None:
+        """Copy the log and its head into another folder, as they are between two events.
 
         Raises:
             StorageError: the log cannot be read, or the copy not be written.
@@ -155,7 +155,6 @@ class AuditLog:
             for path in (self.path, self.head):
                 if path.exists():
                     shutil.copyfile(path, folder / path.name)
-            return _inspect(self._lines(), self._read_head(), None)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

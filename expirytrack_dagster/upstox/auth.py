@@ -19,7 +19,7 @@ Upstox has no refresh token: every way needs the user. Nothing here pretends oth
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from expirytrack_dagster.errors import (
     ConfigurationError,
     ExpiryTrackError,
     LoginFailed,
+    TokenRejected,
 )
 from expirytrack_dagster.security import audit
 from expirytrack_dagster.upstox.client import UpstoxClient
@@ -53,7 +54,7 @@ from expirytrack_dagster.upstox.tokens import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import httpx
 
@@ -117,6 +118,7 @@ class AuthManager:
         self._api = LoginApi(settings, transport)
         self._state: str | None = None
         self._proofs = 0
+        self._under_way = 0
 
     def initiate_auth(self) -> str:
         """Return the address at which the user logs in; a callback of an earlier one is not believed any more.
@@ -154,9 +156,11 @@ class AuthManager:
         if not (code := answer.get("code", "").strip()):
             raise LoginFailed("Upstox sent the browser back without a code: run the login again.")
         app = self._app()
-        issued = await self._api.exchange(app, code, self._settings.redirect_uri)
-        now = self._now()
-        return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
+        with self._settling():
+            issued = await self._api.exchange(app, code, self._settings.redirect_uri)
+            now = self._now()
+            self._check_user(issued.user_id)
+            return await self._settle(issued.secret.get_secret_value(), issued.user_id, now, app, way="dialog")
 
     async def refresh_token(self) -> Approval:
         """Ask Upstox to ask the user for a new token; it is delivered to `handle_notification`, if the user agrees.
@@ -187,18 +191,22 @@ class AuthManager:
         if delivery.message_type != "access_token" or not is_token(delivery.access_token):
             raise AnswerNotBelieved("Something came that holds no token: it was ignored.")
         now = self._now()
-        if _moment(delivery.expires_at) <= now:
+        dies_at = _moment(delivery.expires_at)
+        if dies_at <= now:
             raise AnswerNotBelieved("A token came that is dead already: it was ignored.")
-        if self._proofs == MOST_PROOFS:
-            raise LoginFailed(
-                f"{MOST_PROOFS} tokens came that proved false: see who reaches the notifier webhook, then try again."
-            )
-        self._proofs += 1
         try:
-            dies_at = _moment(delivery.expires_at)
-            return await self._settle(delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at)
+            self._check_user(delivery.user_id)
+            self._proofs += 1
+            if self._proofs <= MOST_PROOFS:
+                with self._settling():
+                    return await self._settle(
+                        delivery.access_token, delivery.user_id, now, app, way="approval", latest=dies_at
+                    )
         except AuthenticationError as error:
             raise AnswerNotBelieved(f"A token came that proved false, and was ignored: {error}") from None
+        raise LoginFailed(
+            f"{MOST_PROOFS} tokens came that proved false: see who reaches the notifier webhook, then try again."
+        )
 
     async def accept_pasted(self, token: str) -> AccessToken:
         """Prove and store a token that the user copied.
@@ -227,6 +235,8 @@ class AuthManager:
             token = store.get(account)
             if token is not None and not token.is_dead(self._now()):
                 await self._api.revoke(token.secret)
+        except TokenRejected:
+            pass  # dead at Upstox already
         except ExpiryTrackError as error:
             reason = str(error)
         finally:
@@ -239,11 +249,23 @@ class AuthManager:
         """Return the account's token, without asking the API; raises like `tokens.get_valid_token`."""
         return get_valid_token(self._settings, self._now())
 
+    @property
+    def is_settling(self) -> bool:
+        """Say whether an answer is being exchanged or proved: full limits can make that take half an hour."""
+        return self._under_way > 0
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
     async def _settle(
         self, token: str, user_id: str, now: datetime, app: App, *, way: str, latest: datetime | None = None
     ) -> AccessToken:
         """Prove a token that was issued now, then store it, and the app that got it."""
-        open_store(self._settings).check_user(self._settings.account, user_id)  # before a request is spent on it
         if not is_token(token):
             raise LoginFailed("Upstox sent something that is no token: run the login again.")
         if await self._user_of(token) != user_id:
@@ -252,6 +274,10 @@ class AuthManager:
         stored = self._keep(token, user_id, now, expires_at, way=way)
         remember_app(self._settings, app)
         return stored
+
+    def _check_user(self, user_id: str) -> None:
+        """Refuse a user who is not the one behind the account's name, before a request is spent on the token."""
+        open_store(self._settings).check_user(self._settings.account, user_id)
 
     def _keep(self, token: str, user_id: str, now: datetime, expires_at: datetime, *, way: str) -> AccessToken:
         account = self._settings.account

@@ -2,7 +2,7 @@
 
 Listening, who may speak, and what the sender gets to see belong here; what an answer is worth is for `auth.py` to say,
 whose method is called for each one. An answer that it does not believe gets a refusal, and the waiting goes on: whoever
-sends nonsense can neither end a login nor take part in it.
+sends nonsense, or half of it, can neither end a login nor take part in it.
 
 The server listens on the loopback address alone. A **callback** is the user's own browser's, so its `Host` has to be
 the one of the redirect address: a page of another site that leads its own name to this machine is refused. A
@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -62,6 +63,7 @@ class Receiver:
         accept: Turns an answer into a token; raises `AnswerNotBelieved` for one that changes nothing, and any other
             error for one that ends the login.
         reply: Makes the page of a sentence and a status.
+        is_settling: Says whether an answer is being looked into, whose end is worth waiting for.
 
     Raises:
         ConfigurationError: the address is none that this machine can listen at.
@@ -74,6 +76,7 @@ class Receiver:
         method: str,
         accept: Callable[[Request], Awaitable[AccessToken]],
         reply: Callable[[str, HTTPStatus], Response],
+        is_settling: Callable[[], bool],
     ) -> None:
         """Prepare; nothing listens yet."""
         parts = urlsplit(url)
@@ -86,6 +89,7 @@ class Receiver:
         self._address = ("127.0.0.1" if parts.hostname == "localhost" else str(parts.hostname), parts.port or 80)
         self._accept = accept
         self._reply = reply
+        self._is_settling = is_settling
         self._outcome: Future[AccessToken] = Future()
         app = Starlette(routes=[Route(parts.path or "/", self._answer, methods=[method])])
         app.router.redirect_slashes = False
@@ -102,7 +106,7 @@ class Receiver:
                 timeout_graceful_shutdown=_PATIENCE,
             )
         )
-        self._thread = threading.Thread(name="login")
+        self._thread: threading.Thread
 
     def __enter__(self) -> Self:
         """Begin to listen.
@@ -132,7 +136,7 @@ class Receiver:
         """Return the token.
 
         Args:
-            seconds: How long to wait.
+            seconds: How long to wait for an answer; one that has come is waited for to its end.
             tell: Called about twice a second with the seconds left.
 
         Raises:
@@ -140,10 +144,10 @@ class Receiver:
             ExpiryTrackError: the login failed.
         """
         left = seconds
-        while left > 0:
-            tell(left)
+        while left > 0 or self._is_settling():
+            tell(max(left, 0.0))
             try:
-                return self._outcome.result(min(_TICK, left))  # short, so that Ctrl-C is heard on every system
+                return self._outcome.result(min(_TICK, max(left, 0.01)))  # short, so that Ctrl-C is heard everywhere
             except NotYet:
                 left -= _TICK
         raise LoginFailed(f"No answer came within {seconds / 60:.0f} minutes: run the login again.")
@@ -153,6 +157,8 @@ class Receiver:
             return self._reply("This login is over.", HTTPStatus.CONFLICT)
         try:
             token = await self._accept(request)
+        except ClientDisconnect:  # in the middle of a body; nobody is there to read an answer
+            return self._reply("", HTTPStatus.BAD_REQUEST)
         except AnswerNotBelieved as error:
             _LOG.warning("%s", error)
             return self._reply(str(error), HTTPStatus.BAD_REQUEST)
@@ -178,7 +184,7 @@ def callback_receiver(settings: Settings, manager: AuthManager) -> Receiver:
             parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         )
 
-    return Receiver(settings.redirect_uri, "redirect_uri", "GET", accept, _page)
+    return Receiver(settings.redirect_uri, "redirect_uri", "GET", accept, _page, lambda: manager.is_settling)
 
 
 def notification_receiver(settings: Settings, manager: AuthManager) -> Receiver:
@@ -192,7 +198,7 @@ def notification_receiver(settings: Settings, manager: AuthManager) -> Receiver:
                 raise AnswerNotBelieved("Something came that is far too long for a token: it was ignored.")
         return await manager.handle_notification(bytes(body))
 
-    return Receiver(settings.notifier_url, "notifier_url", "POST", accept, _receipt)
+    return Receiver(settings.notifier_url, "notifier_url", "POST", accept, _receipt, lambda: manager.is_settling)
 
 
 def _is_near(request: Request) -> bool:

@@ -8,6 +8,7 @@ bodies to `wire.py` and `decode.py`, and what to ask to `collect/`.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
@@ -25,6 +26,7 @@ from expirytrack_dagster.errors import (
     MalformedResponse,
     NetworkError,
     RateLimited,
+    TokenRejected,
     TruncatedResponse,
 )
 from expirytrack_dagster.upstox.cache import kept_answers
@@ -56,7 +58,6 @@ _NOT_AGAIN = frozenset({301, 302, 303, 307, 308, 403, 429})  # redirects, bans a
 _ROOT = "/v2/expired-instruments"
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class UpstoxClient:
             run_id=run_id,
         )
         self._cache = kept_answers(settings, self._clock)
-        self._cache_turn = asyncio.Lock()
+        # One thread: several that contend for the cache's file cost more than waiting for a turn.
+        self._cache_thread = ThreadPoolExecutor(1, "answer-cache")
         self._fresh = fresh
         self._bearer = Bearer(settings, self._clock, run_id)
         self._http = open_http(settings, transport)
@@ -147,6 +149,7 @@ class UpstoxClient:
         """Close the pool, and let the ledger come to rest."""
         await self._http.aclose()
         await self._coordinator.close()
+        await asyncio.to_thread(self._cache_thread.shutdown)
 
     @property
     def waited(self) -> float:
@@ -209,7 +212,7 @@ class UpstoxClient:
     ) -> tuple[T, int, int]:
         """Return the decoded answer, the size of its body and the number of the try that brought it, 0 if kept."""
         url = self._settings.api_url + path
-        if self._cache and not self._fresh and (kept := await self._in_turn(self._cache.get, url)):
+        if not self._fresh and (kept := await self._kept(url)):
             with suppress(TruncatedResponse, MalformedResponse):  # kept by a version that was less strict
                 return decode(kept), len(kept), 0
         await self._bearer.header()  # without a token, nobody needs to wait for a slot
@@ -223,14 +226,17 @@ class UpstoxClient:
             with attempt:
                 number = attempt.retry_state.attempt_number
                 value, body = await self._attempt(call, path, number, decode, measure)
-        if self._cache:
-            await self._in_turn(self._cache.put, call, url, body, measure(value)["rows"] or 0)
         return value, len(body), number
 
-    async def _in_turn(self, work: Callable[..., R], *arguments: object) -> R:
-        """Use the cache in a thread, one caller at a time: threads that contend for its file cost more than waiting."""
-        async with self._cache_turn:
-            return await asyncio.to_thread(work, *arguments)
+    async def _kept(self, url: str) -> bytes | None:
+        if self._cache is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._cache_thread, self._cache.get, url)
+
+    def _keep(self, call: Call, path: str, body: bytes, rows: int) -> None:
+        """Keep an answer in the background, so that what has arrived outlives a cancelled task."""
+        if self._cache:
+            self._cache_thread.submit(self._cache.put, call, self._settings.api_url + path, body, rows)
 
     async def _attempt(
         self,
@@ -240,7 +246,7 @@ class UpstoxClient:
         decode: Callable[[bytes], T],
         measure: Callable[[T], dict[str, int | None]],
     ) -> tuple[T, bytes]:
-        """Send one try; a refusal for coming too fast pauses everybody and repeats the same try."""
+        """Send one try; it is repeated after a refusal for coming too fast, which pauses everybody, or a new login."""
         while True:
             async with (
                 self._coordinator.slot(call, number) as slot,
@@ -251,11 +257,14 @@ class UpstoxClient:
                 refused = refusal(answer.status, answer.body, retry_after=answer.retry_after)
                 if refused is None:
                     value = decode(answer.body)
-                    settle["outcome"] = "ok"
-                    settle.update(measure(value))
+                    measured = measure(value)
+                    settle.update(measured, outcome="ok")
+                    self._keep(call, path, answer.body, measured["rows"] or 0)
                     return value, answer.body
                 error, code = refused
                 settle.update(outcome="http_error", error_code=code)
+            if isinstance(error, TokenRejected) and await self._bearer.was_replaced(headers):
+                continue
             if not is_too_fast(error, answer.status, code):
                 raise error
             if not await self._coordinator.refuse(slot, answer.retry_after, f"Upstox answered {answer.status}"):

@@ -22,6 +22,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
@@ -30,6 +32,7 @@ from expirytrack_dagster.upstox import scopes
 from expirytrack_dagster.upstox.breaker import Breaker, Circuit
 from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.clock import Clock, SystemClock, Uptime, system_uptime
+from expirytrack_dagster.upstox.forecast import Forecast
 from expirytrack_dagster.upstox.pacing import Bucket
 
 if TYPE_CHECKING:
@@ -111,9 +114,11 @@ def scope_of_account(account: str, scope_of: Callable[[Endpoint], str]) -> Calla
 
     An account's name stands for one user (`tokens.TokenStore`). The default one has the scopes without a name.
     """
-    if account == DEFAULT_ACCOUNT:
-        return scope_of
-    return lambda endpoint: f"{scope_of(endpoint)} of {account}"
+    return scope_of if account == DEFAULT_ACCOUNT else partial(_named_scope, account, scope_of)
+
+
+def _named_scope(account: str, scope_of: Callable[[Endpoint], str], endpoint: Endpoint) -> str:
+    return f"{scope_of(endpoint)} of {account}"
 
 
 class RequestLedger:
@@ -302,6 +307,16 @@ class RequestLedger:
         left = max(0.0, circuit.open_until - now)
         return Budget(tuple(windows), until - now, reason, circuit, circuit.state(now), left)
 
+    def forecast(self, scope: str = "account") -> Forecast:
+        """Return what says when requests to come can leave; takes no lock and changes nothing."""
+        now, budget = self._clock.now(), self.budget(scope)
+        known = self._state.query(scopes.SELECT, (scope,))
+        held = max([limit.requests for limit in self._limits], default=0)
+        counted = [min(row[0], now) for row in self._state.query(_NEWEST, (scope, held))]
+        start = now + max(budget.cooldown_seconds, budget.circuit_seconds)
+        paced_until = known[0][0] if known else now
+        return Forecast(self._limits, tuple(reversed(counted)), start, self._bucket, paced_until)
+
     def is_closed_to_all(self) -> bool:
         """Say whether a request of some scope would raise `CircuitOpen` now, so that work need not be begun."""
         budgets = [self.budget(scope) for scope in self.all_scopes()]
@@ -315,6 +330,23 @@ class RequestLedger:
             (endpoint, target),
         )
         return float(rows[0][0]) if rows else None
+
+    def bytes_a_row(self) -> float | None:
+        """Return the size of a candle on its way, of the newest answers; None before the first."""
+        rows = self._state.query(
+            "SELECT sum(bytes) * 1.0 / sum(rows) FROM (SELECT bytes, rows FROM requests"
+            " WHERE endpoint = 'candles' AND outcome = 'ok' AND rows > 0 ORDER BY id DESC LIMIT 1000)"
+        )
+        return rows[0][0] if rows else None
+
+    def refused_at(self) -> float | None:
+        """Return when the token or the plan was refused (seconds since the epoch), None if the last answer was none."""
+        rows = self._state.query(
+            "SELECT status, counted_at FROM requests WHERE outcome IN ('ok', 'http_error')"
+            " AND scope IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT 1",
+            (json.dumps(self.all_scopes()),),
+        )
+        return float(rows[0][1]) if rows and rows[0][0] == HTTPStatus.UNAUTHORIZED else None
 
     def spent(self, run_id: str) -> int:
         """Return the number of requests that a run has sent, retries included."""
@@ -342,12 +374,16 @@ class RequestLedger:
             yield self._bucket.seconds_to_token(paced_until, now), f"{self._limits[0]} is paced"
 
 
-def open_ledger(settings: Settings) -> RequestLedger:
-    """Return the ledger that the settings describe: the one way in which the program builds it."""
+def open_ledger(settings: Settings, clock: Clock | None = None) -> RequestLedger:
+    """Return the ledger that the settings describe: the one way in which the program builds it.
+
+    `clock` is the system's unless a test brings its own.
+    """
     # Processes take turns at this database many times a second: to wait for less than that would fail in ordinary work.
     return RequestLedger(
         StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
+        clock=clock,
         scope_of=scope_of_account(settings.account, family_scope if settings.rate_scope == "family" else account_scope),
         burst=settings.rate_burst,
         breaker=Breaker(settings.breaker_failures, settings.breaker_pause),
@@ -357,6 +393,10 @@ def open_ledger(settings: Settings) -> RequestLedger:
 _NTH_NEWEST = (
     "SELECT coalesce(counted_at, lease_until) FROM requests WHERE scope = ?"
     " ORDER BY coalesce(counted_at, lease_until) DESC LIMIT 1 OFFSET ?"
+)
+_NEWEST = (
+    "SELECT coalesce(counted_at, lease_until) FROM requests WHERE scope = ?"
+    " ORDER BY coalesce(counted_at, lease_until) DESC LIMIT ?"
 )
 _LONGEST_PAUSE = "SELECT until, reason FROM cooldowns WHERE scope = ? AND until > ? ORDER BY until DESC LIMIT 1"
 _NEWEST_PAUSE = "SELECT id, until, newest_request FROM cooldowns WHERE scope = ? ORDER BY id DESC LIMIT 1"

@@ -260,7 +260,9 @@ def token_state(settings: Settings, now: datetime | None = None) -> TokenState:
     if token.is_dead(now):
         return TokenState(token.account, token.source, token.expires_at, 0.0, usable=False, sentence=_expired(token))
     left = (token.expires_at - now).total_seconds()
-    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {duration(left)} from now."
+    sentence = f"{_name(token)} lives until {in_india(token.expires_at)}, {duration(left)} from now"
+    soon = left < settings.token_warning_minutes * 60
+    sentence += f": what is not done by then waits for a new one ({login_command(token.account)})." if soon else "."
     return TokenState(token.account, token.source, token.expires_at, left, usable=True, sentence=sentence)
 
 
@@ -304,8 +306,8 @@ def _expired(token: AccessToken) -> str:
 class Bearer:
     """The token as one client uses it: got when first needed, looked at before each request, got anew once it died.
 
-    So a login during a collection is of use to it, and a token that dies meanwhile costs no request. That a run uses
-    the token is noted in the audit log.
+    So a login during a collection is of use to it, and a token that dies by its time costs no request. That a run
+    uses a token is noted in the audit log.
     """
 
     def __init__(self, settings: Settings, clock: Clock, run_id: str | None = None) -> None:
@@ -319,13 +321,33 @@ class Bearer:
     async def header(self) -> dict[str, str]:
         """Return the header of a request that is sent now; raises like `get_valid_token`."""
         async with self._turn:
-            now = datetime.fromtimestamp(self._clock.now(), UTC)
+            now = self._now()
             if self._held is None or self._held.is_dead(now):
                 self._held = await asyncio.to_thread(self._take, now)
-            return {"Authorization": f"Bearer {self._held.secret.get_secret_value()}"}
+            return _header(self._held)
+
+    async def was_replaced(self, refused: dict[str, str]) -> bool:
+        """Say, after the API refused a request with this header, whether a login has brought another token since."""
+        async with self._turn:
+            if self._held is not None and _header(self._held) == refused:
+                try:
+                    newest = await asyncio.to_thread(get_valid_token, self._settings, self._now())
+                except ExpiryTrackError:  # none at all: what the API said is the better sentence
+                    return False
+                if _header(newest) == refused:
+                    return False
+                self._held = None
+        return True
 
     def _take(self, now: datetime) -> AccessToken:
         token = get_valid_token(self._settings, now)
         if self._run_id is not None:
             audit.record(self._settings, "token_use", account=token.account, source=token.source, run=self._run_id)
         return token
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now(), UTC)
+
+
+def _header(token: AccessToken) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token.secret.get_secret_value()}"}

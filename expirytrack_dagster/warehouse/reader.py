@@ -109,6 +109,69 @@ GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
 
+# Sorting the day of a wide chain takes 140 MB if it may, and no longer with this.
+_FOR_A_DAY = "64MB"
+
+# Only cells that are not sealed: of a large archive a few, and a tick of a sensor has no time to count all contracts.
+_UNSEALED = """
+WITH unsealed AS (SELECT underlying, expiry FROM expiries ANTI JOIN cell_seals USING (underlying, expiry)),
+counted AS (
+    SELECT
+        underlying,
+        expiry,
+        count(*) AS contracts,
+        count(*) FILTER (status = 'complete') AS complete,
+        count(*) FILTER (status = 'empty_proven') AS empty_proven,
+        count(*) FILTER (status = 'partial') AS partial,
+        count(*) FILTER (status = 'refused') AS refused
+    FROM contracts SEMI JOIN unsealed USING (underlying, expiry)
+    LEFT JOIN contract_status USING (underlying, expiry, instrument_key)
+    GROUP BY underlying, expiry
+)
+SELECT
+    underlying,
+    expiry,
+    coalesce(contracts, 0) AS contracts,
+    coalesce(complete, 0) AS complete,
+    coalesce(empty_proven, 0) AS empty_proven,
+    coalesce(partial, 0) AS partial,
+    coalesce(refused, 0) AS refused,
+    false AS sealed
+FROM unsealed LEFT JOIN counted USING (underlying, expiry)
+ORDER BY underlying, expiry
+"""
+
+_OPEN_CONTRACTS = """
+SELECT underlying, expiry, instrument_key, instrument_type, strike_price, status
+FROM contracts
+LEFT JOIN contract_status USING (underlying, expiry, instrument_key)
+SEMI JOIN (SELECT unnest($underlyings::TEXT[]) AS underlying, unnest($expiries::DATE[]) AS expiry)
+USING (underlying, expiry)
+ORDER BY underlying, expiry, instrument_key
+"""
+
+# Older cells say little about the next one, and twenty are enough for a mean. A contract costs twice the usual at most,
+# for its minutes and its days: the one that found out how wide a window may be, or met an outage, says nothing.
+_EXPERIENCE = """
+WITH recent AS (
+    SELECT underlying, expiry FROM cell_seals WHERE contracts > 0
+    QUALIFY row_number() OVER (PARTITION BY underlying ORDER BY expiry DESC) <= 20
+),
+asked AS (
+    SELECT *, median(requests) OVER (PARTITION BY underlying) AS usual
+    FROM contract_status JOIN recent USING (underlying, expiry)
+)
+SELECT
+    underlying,
+    count(DISTINCT expiry) AS cells,
+    count(*) AS contracts,
+    sum(least(requests, 2 * usual))::BIGINT AS requests,
+    sum(received)::BIGINT AS rows
+FROM asked
+GROUP BY underlying
+ORDER BY underlying
+"""
+
 _IST = timezone(timedelta(hours=5, minutes=30))
 _BOOLEAN = {pa.bool_(): pd.BooleanDtype()}
 
@@ -183,7 +246,8 @@ def chain_days(warehouse: Warehouse, underlying: str, expiry: date) -> Iterator[
     cell = {"underlying": underlying, "expiry": expiry}
     for day in _frame(warehouse, _DAYS, cell)["day"]:
         start = datetime.combine(day, time(), _IST)
-        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, ("instrument_key", "instrument_type"))
+        kinds = ("instrument_key", "instrument_type")
+        yield _frame(warehouse, _CHAIN, {**cell, "start": start}, kinds, memory_limit=_FOR_A_DAY)
 
 
 def trades(
@@ -221,8 +285,36 @@ def cells(warehouse: Warehouse) -> pd.DataFrame:
     return _frame(warehouse, _CELLS, {})
 
 
-def _frame(warehouse: Warehouse, sql: str, bound: Mapping[str, Any], categories: Sequence[str] = ()) -> pd.DataFrame:
+def unsealed(warehouse: Warehouse) -> pd.DataFrame:
+    """Return one row for each listed cell without a seal: the counts of `cells` that say what is left to do."""
+    return _frame(warehouse, _UNSEALED, {})
+
+
+def open_contracts(warehouse: Warehouse, cells: Sequence[tuple[str, date]]) -> pd.DataFrame:
+    """Return the contracts of these cells with their states (missing where they were not asked for).
+
+    Columns: underlying, expiry, instrument_key, instrument_type, strike_price, status; by cell and key.
+    """
+    bound = {"underlyings": [name for name, _ in cells], "expiries": [day for _, day in cells]}
+    return _frame(warehouse, _OPEN_CONTRACTS, bound)
+
+
+def experience(warehouse: Warehouse) -> pd.DataFrame:
+    """Return what the newest sealed cells of each underlying cost: underlying, cells, contracts, requests, rows."""
+    return _frame(warehouse, _EXPERIENCE, {})
+
+
+def _frame(
+    warehouse: Warehouse,
+    sql: str,
+    bound: Mapping[str, Any],
+    categories: Sequence[str] = (),
+    *,
+    memory_limit: str | None = None,
+) -> pd.DataFrame:
     with warehouse.reading() as connection:
+        if memory_limit:
+            connection.execute(f"SET memory_limit = '{memory_limit}'")
         table = connection.execute(sql, bound).to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=_BOOLEAN.get, categories=list(categories))
     return frame

@@ -32,6 +32,7 @@ from expirytrack_dagster.collect.states import status_frame
 from expirytrack_dagster.collect.windows import Windows
 from expirytrack_dagster.sandbox import wire
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.client import Candles
 from expirytrack_dagster.upstox.decode import decode_candles
@@ -109,7 +110,7 @@ def run(*, quick: bool) -> Iterator[Figure]:
     """Yield throughput against the floor and the published way, and bytes a candle."""
     with together(1) as pool:
         rounds = pool.submit(measure, 3 if quick else 7, 1 if quick else 4).result()
-        stored, candles, cells_ = pool.submit(default_market, 10 if quick else 40).result()
+        stored, candles, cells_ = pool.submit(default_market, 2 if quick else 10).result()
     best = [statistics.median(getattr(each, part) for each in rounds) for part in ("ours", "floor", "published")]
     ours, floor, published = best
     rows = rounds[0].rows
@@ -165,8 +166,8 @@ def measure(rounds: int, times: int) -> list[Round]:
 
 
 def default_market(number: int) -> tuple[float, int, int]:
-    """Write the newest cells of the default market; return bytes a candle, candles and cells."""
-    market = SyntheticMarket(today=TODAY)
+    """Write the newest cells of the market that `expirytrack sandbox` serves; return bytes a candle, candles, cells."""
+    market = SyntheticMarket(strikes=100, today=TODAY)
     expiries = (market.expiries(_UNDERLYING) or [])[-number:]
     rows = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -212,12 +213,13 @@ def _collect(answers: Mapping[str, bytes], expiry: date, home: Path) -> tuple[in
             sealed=(),
             traded=(),
             partial=(),
+            odd=(),
             oldest=None,
             proof_share=0.0,
             minutes=Windows(state, 1830),
             days=Windows(state, 1830, "day"),
             workers=10,
-            batch_rows=300_000,
+            batch_rows=load_settings().batch_rows,
         )
     began = time.perf_counter()
     batches = asyncio.run(collect_cell(_Kept(answers), request, staging, _Silent()))

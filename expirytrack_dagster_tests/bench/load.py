@@ -126,16 +126,19 @@ def candle_path(key: str, number: int) -> str:
 
 
 @contextmanager
-def sandbox(limits: str, before: tuple[float, float], after: tuple[float, float]) -> Iterator[str]:
+def sandbox(
+    limits: str, before: tuple[float, float], after: tuple[float, float], *, strikes: int = _STRIKES
+) -> Iterator[str]:
     """Serve a synthetic market with strict windows in a process of its own, and yield its address.
 
     Args:
         limits: As in the setting.
         before: Seconds between a request's arrival and its counting, between two bounds.
         after: Seconds between its counting and the answer.
+        strikes: How many a cell has on each side of the middle one.
     """
     switches = msgspec.json.encode({"delay_before": before, "delay_after": after}).decode()
-    market = ["--strikes", str(_STRIKES), "--days", str(_DAYS), "--today", str(TODAY)]
+    market = ["--strikes", str(strikes), "--days", str(_DAYS), "--today", str(TODAY)]
     command = [sys.executable, "-m", "expirytrack_dagster", "sandbox", *market]
     command += ["--rate-limits", limits, "--switches", switches]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -5,55 +5,25 @@ A cell is materialized from the UI, then seen there: its run, its lineage, and e
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
-from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
-import psutil
 import pytest
 
 from expirytrack_dagster.sandbox.planting import Plant
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.switches import Switches
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
-from expirytrack_dagster.servers import LOCATION, free_port, this_program
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster_tests.e2e.served import RUN, Ui, serving, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MARKET = SyntheticMarket(strikes=2, days=2, today=date(2025, 9, 1))
 CELL, OTHER_CELL = "2025-08-21|NIFTY", "2025-08-14|NIFTY"
 CHECKS = ["ohlc", "volume_and_open_interest", "duplicates", "timestamp_continuity", "completeness"]
-PATIENCE = 90.0
 
-LAUNCH_RUN = """
-mutation ($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}"""
-LAUNCH_BACKFILL = """
-mutation ($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}"""
-RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status jobName assets { key { path } } } } }"
-BACKFILL = """
-query ($id: String!) {
-  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status runs(limit: 5) { id status } } }
-}"""
 CHECK = """
 query ($check: String!, $partition: String!) {
   assetCheckExecutions(assetKey: {path: ["candles"]}, checkName: $check, limit: 1, partition: $partition) {
@@ -69,49 +39,6 @@ LINEAGE = """
   partitionStats { numMaterialized numPartitions numFailed } } }"""
 
 
-@dataclass(frozen=True)
-class Ui:
-    """A running UI and the process that serves it."""
-
-    url: str
-    home: Path
-    process: subprocess.Popen[bytes]
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """Send a query; an error of GraphQL fails the test."""
-        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
-        assert "errors" not in answer, answer["errors"]
-        data: dict[str, Any] = answer["data"]
-        return data
-
-    def launch(self, job: str, assets: list[str], partition: str) -> str:
-        """Materialize assets of one partition as the launchpad does, and return the run's id when it has ended."""
-        params = {
-            "selector": {
-                "repositoryLocationName": LOCATION,
-                "repositoryName": "__repository__",
-                "jobName": job,
-                "assetSelection": [{"path": [asset]} for asset in assets],
-                "assetCheckSelection": None,
-            },
-            "mode": "default",
-            "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
-        }
-        launched = self.ask(LAUNCH_RUN, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = str(launched["run"]["runId"])
-        self.wait(lambda: self.ask(RUN, id=run_id)["runOrError"]["status"] in {"SUCCESS", "FAILURE", "CANCELED"})
-        return run_id
-
-    def wait(self, done: Any) -> None:
-        """Return when the condition holds; fail when it does not within a minute and a half."""
-        deadline = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < deadline, "the daemon or the run did not get on"
-            time.sleep(0.5)
-
-
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     """Serve the UI of a fresh home over a sandbox with one spoilt contract; NIFTY is tracked and discovered."""
@@ -121,30 +48,10 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     ]
     spoilt = next(key for key in options if len(MARKET.minutes(key) or ()) > 300)
     with running(MARKET, switches=Switches(planted=(Plant((spoilt,)),))) as upstox:
-        settings = {"HOME": str(home), "API_URL": upstox.url, "ACCESS_TOKEN": "x"}
-        environment = os.environ | {f"EXPIRYTRACK_{name}": value for name, value in settings.items()}
-        subprocess.run([*this_program(), "track", "NIFTY"], env=environment, check=True, timeout=60)
-        port = free_port()
-        with subprocess.Popen([*this_program(), "ui", "--port", str(port)], env=environment) as process:
-            served = Ui(f"http://127.0.0.1:{port}", home, process)
-            served.wait(lambda: _answers(served.url))
-            try:
-                served.launch("expiry_fetch", ["expiries"], "NIFTY")
-                yield served
-            finally:
-                family = psutil.Process(process.pid).children(recursive=True)
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(timeout=30) == 0
-                gone, alive = psutil.wait_procs(family, timeout=1)
-                assert gone
-                assert not alive, "children of the UI outlive it"
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/server_info", timeout=2).is_success
-    except httpx.HTTPError:
-        return False
+        track(home, upstox.url, "NIFTY")
+        with serving(home, upstox.url) as served:
+            served.launch("expiry_fetch", ["expiries"], "NIFTY")
+            yield served
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +72,14 @@ def test_the_lineage_is_seen(ui: Ui, run_id: str) -> None:
     assert run_id
     nodes = {node["assetKey"]["path"][0]: node for node in ui.ask(LINEAGE)["assetNodes"]}
     upstream = {name: [key["path"][0] for key in node["dependencyKeys"]] for name, node in nodes.items()}
-    assert upstream == {"expiries": [], "contracts": ["expiries"], "candles": ["contracts"]}
+    archive = {"expiries": [], "contracts": ["expiries"], "candles": ["contracts"]}
+    assert {name: upstream[name] for name in archive} == archive
     assert nodes["candles"]["partitionStats"]["numMaterialized"] >= 1
     assert nodes["candles"]["partitionStats"]["numFailed"] == 0
     for node in nodes.values():
         assert node["kinds"]
         assert node["owners"]
-        assert node["groupName"] == "archive"
+        assert node["groupName"]
 
 
 def test_each_check_is_seen_for_the_cell(ui: Ui, run_id: str) -> None:
@@ -193,15 +101,7 @@ def test_each_check_is_seen_for_the_cell(ui: Ui, run_id: str) -> None:
 
 def test_a_backfill_of_a_cell_ends(ui: Ui) -> None:
     """A backfill launched from the UI is carried out by the daemon, both assets of the cell in one run."""
-    params = {
-        "assetSelection": [{"path": ["contracts"]}, {"path": ["candles"]}],
-        "partitionNames": [OTHER_CELL],
-        "tags": [],
-    }
-    launched = ui.ask(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
-    backfill = {"id": launched["backfillId"]}
-    ui.wait(lambda: ui.ask(BACKFILL, **backfill)["partitionBackfillOrError"]["status"].startswith("COMPLETED"))
-    ended = ui.ask(BACKFILL, **backfill)["partitionBackfillOrError"]
+    ended = ui.ended(ui.backfill([OTHER_CELL]))
     assert ended["status"] == "COMPLETED_SUCCESS"
     assert [run["status"] for run in ended["runs"]] == ["SUCCESS"]
     with Warehouse(ui.home / "expirytrack.duckdb").reading() as connection:

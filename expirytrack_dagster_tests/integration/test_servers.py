@@ -16,8 +16,10 @@ import httpx
 import psutil
 import pytest
 
+from expirytrack_dagster import servers
+from expirytrack_dagster.cli import main
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
-from expirytrack_dagster.servers import Children, free_port, is_free, require_free, stoppable, this_program
+from expirytrack_dagster.servers import Children, free_port, is_free, require_free, start_ui, stoppable, this_program
 from expirytrack_dagster.warehouse.connection import Warehouse
 
 if TYPE_CHECKING:
@@ -116,6 +118,54 @@ def test_the_demo_collects_once(home: Path) -> None:
 def _lives_in(process: psutil.Process, home: Path) -> bool:
     environ = process.info["environ"] or {}
     return bool(environ.get("EXPIRYTRACK_HOME") == str(home)) and process.pid != os.getpid()
+
+
+class Noted(Children):
+    """Starts nothing, and keeps what would have been."""
+
+    def start(self, name: str, *command: str) -> None:
+        """Keep the command."""
+        self.commands = {**getattr(self, "commands", {}), name: command}
+
+    def wait_for(self, name: str, url: str, seconds: float = 120.0) -> None:
+        """Keep the address."""
+        del name, seconds
+        self.url = url
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "[::1]"), ("10.0.0.5",) * 2],  # noqa: S104 -- nothing listens
+)
+def test_the_ui_listens_where_it_is_told(tmp_path: Path, host: str, address: str) -> None:
+    """On the loopback address unless told; the address that is asked is one that a person can open."""
+    children = Noted(tmp_path / "logs")
+    port = free_port()
+    assert start_ui(children, port, host) == f"http://{address}:{port}"
+    command = children.commands["webserver"]
+    assert command[command.index("--host") + 1] == host
+    assert children.url == f"http://{address}:{port}/server_info"
+    start_ui(children, port)
+    assert "127.0.0.1" in children.commands["webserver"]
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.5", True), ("box", True)],  # noqa: S104 -- nothing listens
+)
+def test_an_open_ui_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, *, warned: bool
+) -> None:
+    """Before it starts: there is no authentication, and what to do about it."""
+
+    def enough(*_: object) -> str:
+        raise ExpiryTrackError("enough")
+
+    monkeypatch.setattr(servers, "start_ui", enough)
+    monkeypatch.setattr(sys, "argv", ["expirytrack", "ui", "--host", host, "--port", str(free_port())])
+    with pytest.raises(SystemExit):
+        main()
+    assert ("Dagster's UI asks nobody who they are" in capsys.readouterr().err) is warned
 
 
 def test_children_end_with_the_block(tmp_path: Path) -> None:

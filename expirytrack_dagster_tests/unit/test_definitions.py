@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -10,9 +10,6 @@ import pytest
 from expirytrack_dagster.definitions import build_defs, defs
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.resources import ProgressResource
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHECKS = {
     "expiries": {"expiry_dates"},
@@ -132,3 +129,72 @@ def test_loading_writes_nothing(home: Path) -> None:
     """Definitions are built without a file or a folder being made."""
     build_defs()
     assert not home.exists()
+
+
+def test_the_graph_does_not_drift_unnoticed() -> None:
+    """Every asset, check, job, schedule and sensor by name: whoever adds or renames one changes this list too."""
+    repository = build_defs().get_repository_def()
+    graph = repository.asset_graph
+    assert {
+        key.to_user_string(): sorted(dep.to_user_string() for dep in graph.get(key).parent_keys)
+        for key in graph.get_all_asset_keys()
+    } == {
+        "expiries": [],
+        "contracts": ["expiries"],
+        "candles": ["contracts"],
+        "coverage": ["candles", "expiries"],
+        "collection_plan": ["candles", "expiries"],
+        "daily_bars": ["candles", "contracts"],
+        "option_chain": ["candles", "contracts"],
+        "implied_volatility": ["option_chain"],
+        "chain_metrics": ["option_chain"],
+        "continuous_futures": ["daily_bars"],
+    }
+    assert {key.to_user_string() for key in graph.asset_check_keys} == {
+        "expiries:expiry_dates",
+        "contracts:contract_specification",
+        *(f"candles:{name}" for name in CHECKS["candles"]),
+        *(f"candles:{name}" for name in ("monotonic_strikes", "intrinsic_value", "put_call_parity")),
+        *(f"candles:{name}" for name in ("open_interest_jumps", "archive_integrity")),
+        "coverage:access_token",
+        "coverage:leaving_soon",
+    }
+    assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
+        *JOBS,
+        "data_validation",
+        "derivation",
+        "futures_rolling",
+        "backup",
+    }
+    assert {schedule.name for schedule in repository.schedule_defs} == {"discovery", "refresh", "nightly_backup"}
+    assert {sensor.name for sensor in repository.sensor_defs} == {"collection", "token_life", "derivations"}
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_nothing_runs_by_itself_unless_wanted(monkeypatch: pytest.MonkeyPatch, *, automatic: bool) -> None:
+    """Requests are scarce: schedules and sensors are switched on by a setting or in the UI, not by being there."""
+    monkeypatch.setenv("EXPIRYTRACK_AUTOMATIC", str(automatic))
+    repository = build_defs().get_repository_def()
+    own = [schedule for schedule in repository.schedule_defs if schedule.name != "nightly_backup"]
+    assert all((one.default_status is dg.DefaultScheduleStatus.RUNNING) is automatic for one in own)
+    assert all((one.default_status is dg.DefaultSensorStatus.RUNNING) is automatic for one in repository.sensor_defs)
+    assert {schedule.execution_timezone for schedule in repository.schedule_defs} == {"Asia/Kolkata"}
+
+
+def test_what_is_late_is_seen(specs: dict[str, dg.AssetSpec]) -> None:
+    """Discovery and coverage have a freshness policy; only pure derivations materialize themselves."""
+    assert {name for name, spec in specs.items() if spec.freshness_policy} == {"expiries", "coverage"}
+    assert {name for name, spec in specs.items() if spec.automation_condition} == {
+        *("coverage", "collection_plan"),
+        *("daily_bars", "option_chain", "implied_volatility", "chain_metrics", "continuous_futures"),
+    }
+
+
+def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) -> None:
+    """A page of the docs that exists, and Upstox's own for what asks the API."""
+    for name, spec in specs.items():
+        page = spec.metadata["docs"]
+        assert isinstance(page, dg.PathMetadataValue)
+        assert page.value == ("docs/queries.md" if spec.group_name == "derived" else "docs/automation.md")
+        assert ("upstox_docs" in spec.metadata) == (name in CHECKS)
+    assert all((Path(__file__).parents[2] / "docs" / f"{page}.md").exists() for page in ("automation", "queries"))

@@ -24,6 +24,11 @@ BAD_VALUES = {
     "discovery_age": "-1",
     "lock_timeout": "soon",
     "log_level": "LOUD",
+    "account": "../x",
+    "client_id": "two words",
+    "redirect_uri": "http://example.com/callback",
+    "notifier_url": "http://127.0.0.1:0/notify",
+    "token_warning_minutes": "-1",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from datetime import date
@@ -202,3 +203,48 @@ def test_the_database_is_cut_off(upstox: Running, collect: Callable[..., Archive
     assert_whole(collect(upstox, [DAY], **QUICK))
     empty = len(KEYS) - len(TRADED)
     assert upstox.stats()["requests"]["candles"] - before <= 2 * empty
+
+
+def test_the_database_is_cut_off_in_the_middle_of_a_run(upstox: Running, collect: Callable[..., Archive]) -> None:
+    """Damage that comes while answers arrive ends the run in one sentence; what is staged makes the next one free."""
+    first = collect(upstox, [date(2025, 8, 21)], **QUICK)
+    database, staging = first.settings.database, first.settings.staging / "NIFTY" / "2025-08-28"
+
+    def cut() -> None:
+        while not list(staging.glob("batch-*.parquet")):
+            staged.wait(0.001)
+        with database.open("r+b") as file:
+            file.truncate(database.stat().st_size // 2)
+
+    staged = threading.Event()
+    cutting = threading.Thread(target=cut, daemon=True)
+    cutting.start()
+    with pytest.raises(DatabaseCorrupt, match="is damaged and was left as it is"):
+        collect(upstox, [DAY], **QUICK, batch_rows="5000")
+    cutting.join()
+    assert list(staging.glob("batch-*.parquet"))
+    database.rename(database.with_name("damaged"))
+    before = len(upstox.requests())
+    last = collect(upstox, [DAY], **QUICK)
+    assert last.outcome.exit_code == 0, last.outcome.errors
+    assert last.number("SELECT count(*) FROM candles WHERE expiry = '2025-08-28'") == ROWS
+    asked = [entry for entry in upstox.requests()[before:] if entry.endpoint == "candles"]
+    assert len(asked) <= int(QUICK["workers"]), "only what was under way when the run ended"
+
+
+def test_an_answer_of_another_shape_stops_the_run_once(upstox: Running, collect: Callable[..., Archive]) -> None:
+    """One sentence and everything staged; the contract is then failed for itself, and the rest is in the archive."""
+    odd = TRADED[12]
+    upstox.switch(faults=(Fault("wrong_shape", tokens=(odd,), endpoints=("candles",)),))
+    first = collect(upstox, [DAY], **QUICK)
+    assert first.outcome.exit_code == 1
+    assert len(first.outcome.errors) == 1
+    assert not states(first)
+    second = collect(upstox, [DAY], **QUICK)
+    assert second.outcome.exit_code == 3
+    found = states(second)
+    assert [key for key in found if found[key] == "failed"] == [odd]
+    assert second.number("SELECT count(*) FROM candles") == ROWS - BARS[odd]
+    upstox.switch(faults=())
+    assert_whole(collect(upstox, [DAY], **QUICK))
+    assert asked_twice(upstox) <= int(QUICK["workers"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -207,6 +208,65 @@ def test_pasting_into_a_pipe(here: Callable[..., Ended]) -> None:
     assert here("token", account="second").code == 0
 
 
+@contextmanager
+def at_a_terminal(env: dict[str, str], *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a command whose input and output is a terminal; yield it and the person's end."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    person, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*this_program(), *words], env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as process:
+        os.close(terminal)
+        try:
+            yield process, person
+        finally:
+            process.kill()
+            os.close(person)
+
+
+def read_until(person: int, words: str) -> str:
+    """Return what the terminal shows until these words come, or all of it where they never do."""
+    shown, deadline = "", time.monotonic() + 60
+    while words not in shown:
+        readable, _, _ = select.select([person], [], [], deadline - time.monotonic())
+        assert readable, shown
+        try:
+            shown += os.read(person, 4096).decode()
+        except OSError:  # the other end is closed
+            return shown
+    return shown
+
+
+def test_pasting_at_a_terminal(environment: dict[str, str]) -> None:
+    """The prompt hides what is typed: the terminal never shows the token."""
+    with at_a_terminal(environment, "login", "--paste") as (process, person):
+        shown = read_until(person, "Access token: ")
+        os.write(person, b"pasted-token\n")
+        shown += read_until(person, "from now.")
+        assert process.wait(timeout=60) == 0, shown
+    assert "Logged in as SB0001" in shown
+    assert "pasted-token" not in shown
+
+
+def test_an_app_is_asked_for_once(upstox: Running, environment: dict[str, str]) -> None:
+    """Where no app is set, a person is asked for it, the secret hidden; the next login knows it from the vault."""
+    del environment["EXPIRYTRACK_CLIENT_ID"], environment["EXPIRYTRACK_CLIENT_SECRET"]
+    with at_a_terminal(environment, "login", "--no-browser") as (process, person):
+        shown = read_until(person, "API key of your app")
+        os.write(person, f"{APP.client_id}\n".encode())
+        shown += read_until(person, "API secret of your app: ")
+        os.write(person, f"{APP.client_secret}\n".encode())
+        shown += read_until(person, "Waiting for your login")
+        address = next(line for line in shown.splitlines() if line.startswith("http"))
+        assert "You are logged in" in approve(upstox, address).text
+        shown += read_until(person, "from now.")
+        assert process.wait(timeout=60) == 0, shown
+    assert APP.client_secret not in shown
+    with started(environment, "login", "--no-browser") as again:
+        assert "You are logged in" in approve(upstox, printed_address(again)).text
+        assert again.wait(timeout=60) == 0
+
+
 @pytest.mark.parametrize(
     ("stdin", "code", "words"),
     [("", 1, "Nothing was given"), ("two words", 4, "is no token"), ("wrong-token", 4, "UDAPI100050")],
@@ -226,6 +286,7 @@ def test_a_token_in_the_environment_is_pointed_out(here: Callable[..., Ended]) -
     ended = here("login", "--paste", stdin="pasted-token", access_token="environment-token")
     assert ended.code == 0
     assert "EXPIRYTRACK_ACCESS_TOKEN is set and goes before" in ended.err
+    assert "EXPIRYTRACK_ACCESS_TOKEN is set and goes on being used" in here("logout", api_url="http://127.0.0.1:9").err
 
 
 @pytest.mark.parametrize(
@@ -370,7 +431,9 @@ def test_half_past_three_in_the_middle_of_a_collection(here: Callable[..., Ended
         open_store(settings).put("default", token, "SB0001", datetime.now(tz=UTC), daily_death(datetime.now(tz=UTC)))
         ended = here(*CELL, api_url=url, workers="1", max_retries="3")
         assert ended.code == 4
-        assert "UDAPI100050" in ended.err.splitlines()[-1]
+        (sentence,) = ended.err.splitlines()[-1:]
+        assert "UDAPI100050" in sentence
+        assert sentence.endswith("What arrived of NIFTY 2025-08-28 is kept: then run the same command again.")
         assert [entry.status for entry in upstox.requests()].count(401) == 1
         assert list((home / "staging").rglob("*.parquet"))
         with Warehouse(home / "expirytrack.duckdb").reading() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
+import typer
 
 from expirytrack_dagster import backup as backups
 from expirytrack_dagster.backup import back_up, own_openers, restore
@@ -42,7 +44,21 @@ if TYPE_CHECKING:
 MARKET = SyntheticMarket(strikes=2, days=1, today=date(2025, 9, 1))
 NIFTY = "NSE_INDEX|Nifty 50"
 EXPIRY = date(2025, 8, 21)
+DIE_AT = """
+import pkgutil, psutil, sys
+setattr(pkgutil.resolve_name(sys.argv.pop(1)), sys.argv.pop(1), lambda *_, **__: psutil.Process().kill())
+from expirytrack_dagster.cli import main
+main()
+"""
 ENOUGH = 3  # backups in the midst of a collection
+
+
+class Terminal(io.StringIO):
+    """A standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        """Return that somebody does."""
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +148,28 @@ def test_a_new_machine_needs_what_a_person_kept(
     monkeypatch.delenv("EXPIRYTRACK_PASSPHRASE", raising=False)
     code, out, err = run("restore", str(archive))
     assert (code, out) == (1, "")
-    assert err == f"{archive} does not open with the recovery key or passphrase that was given.\n"
+    assert err.endswith(f"{archive} does not open with the recovery key or passphrase that was given.\n")
     assert not (tmp_path / "machine").exists()
     name, value = ("RECOVERY_KEY", key) if opener == "recovery key" else ("PASSPHRASE", "correct horse")
     monkeypatch.setenv(f"EXPIRYTRACK_{name}", value)
     code, out, err = run("restore", str(archive))
-    assert (code, err) == (0, "")
+    assert code == 0, err
     assert "every table and file is equal to what was copied" in out
     assert open_vault(load_settings()).get("client") == b"secret of the client"
     assert run("verify")[0] == 0
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_person_is_asked_for_what_opens_it(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal the recovery key may be typed, in small letters too; what is wrong is refused."""
+    archive = str(back_up(load_settings(), tmp_path / "disk").path)
+    key = run("backup", "--show-key")[1].strip()
+    monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "machine"))
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    for typed, expected in ((key[::-1], 1), ("a passphrase", 1), (f" {key.lower()} ", 0)):
+        monkeypatch.setattr(typer, "prompt", lambda *_, typed=typed, **__: typed)
+        assert run("restore", archive)[0] == expected
+    assert open_vault(load_settings()).get("client") == b"secret of the client"
 
 
 def test_an_encrypted_archive_comes_back_encrypted(
@@ -200,8 +229,8 @@ def test_a_spoilt_backup_is_refused_whole(filled: Path, tmp_path: Path, run: Com
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run("restore", str(archive), "--into", str(tmp_path / "new"))
     assert (code, out) == (1, "")
-    assert str(archive) in err
-    assert err.count("\n") == 1
+    assert str(archive) in err.splitlines()[-1]  # a busy machine may have drawn a bar above
+    assert "Traceback" not in err
     assert sorted(path for path in tmp_path.rglob("*") if path.suffix != ".lock") == [
         path for path in before if path.suffix != ".lock"
     ]
@@ -218,7 +247,7 @@ def test_only_an_empty_folder_is_restored_into(tmp_path: Path, run: Command) -> 
     for into in (used, used / "letter", tmp_path / "none" / "new"):
         code, _, err = run("restore", str(archive), "--into", str(into))
         assert code == 1
-        assert err.count("\n") == 1
+        assert "Traceback" not in err
     assert [path.name for path in used.iterdir()] == ["letter"]
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -312,6 +341,33 @@ def test_a_full_disk_leaves_nothing(filled: Path, monkeypatch: pytest.MonkeyPatc
     assert not (filled / "snapshot").exists()
 
 
+def killed_at(place: str, name: str, *words: str) -> None:
+    """Run a command that is killed when it calls this function."""
+    process = subprocess.run([sys.executable, "-c", DIE_AT, place, name, *words], check=False)
+    assert process.returncode not in {0, 1}
+
+
+@pytest.mark.parametrize("moment", ["os fsync", "expirytrack_dagster.backup _described"])
+def test_a_killed_backup_leaves_what_the_next_one_removes(filled: Path, moment: str) -> None:
+    """No file of a backup's name, and afterwards one whole backup and no copy of the home."""
+    open_vault(load_settings()).data_key("backup")
+    killed_at(*moment.split(), "backup")
+    assert not list(filled.glob("backups/*.backup"))
+    made = back_up(load_settings())
+    assert list((filled / "backups").iterdir()) == [made.path]
+    assert not (filled / "snapshot").exists()
+
+
+def test_a_killed_restore_gives_no_home_its_name(filled: Path, tmp_path: Path) -> None:
+    """What is not proved yet lies under another name, and the same command succeeds afterwards."""
+    settings = load_settings()
+    archive = back_up(settings).path
+    killed_at("expirytrack_dagster.backup", "_proved", "restore", str(archive), "--into", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    assert restore(settings, archive, tmp_path / "new", own_openers(settings)).compared
+    assert filled.exists()
+
+
 @pytest.mark.usefixtures("filled")
 def test_the_job_makes_the_same_backup(home: Path) -> None:
     """The nightly job is one step; its metadata name the file and what `verify` said."""
@@ -332,6 +388,7 @@ def test_the_job_makes_the_same_backup(home: Path) -> None:
     )
 
 
+@pytest.mark.timeout(900)
 def test_a_backup_while_a_collection_runs_restores_proven(tmp_path: Path, home: Path) -> None:
     """Several backups in the midst of one cell: each restores equal to its copy, and can be collected to the end."""
     market = SyntheticMarket(strikes=12, days=1, today=date(2025, 9, 1))

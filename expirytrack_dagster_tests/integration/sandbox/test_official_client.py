@@ -1,14 +1,17 @@
-"""The official Python client reads all five endpoints of the sandbox."""
+"""The official Python client reads all five endpoints of the sandbox, and logs in and out there."""
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 import upstox_client
 from upstox_client.rest import ApiException
 
 from expirytrack_dagster.sandbox import wire
 from expirytrack_dagster.sandbox.running import Running, running
+from expirytrack_dagster.sandbox.switches import App
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 
 NIFTY = "NSE_INDEX|Nifty 50"
@@ -82,3 +85,58 @@ def test_refusal(client: upstox_client.ApiClient, served: Running) -> None:
         upstox_client.ExpiredInstrumentApi(client).get_expiries(NIFTY)
     served.switch(plus=True)
     assert raised.value.status == 401
+
+
+@pytest.fixture
+def anonymous(served: Running) -> Iterator[upstox_client.ApiClient]:
+    """Point an official client without a token at the sandbox."""
+    configuration = upstox_client.Configuration()
+    configuration.host = served.url
+    client = upstox_client.ApiClient(configuration)
+    yield client
+    client.pool.close()
+    client.pool.join()
+    client.rest_client.pool_manager.clear()
+
+
+def code_of(served: Running) -> str:
+    """Press Approve on the login's page, and return the code."""
+    form = {"client_id": App().client_id, "redirect_uri": "http://127.0.0.1:1/cb"}
+    location = httpx.post(f"{served.url}/_sandbox/login", data=form).headers["location"]
+    return parse_qs(urlsplit(location).query)["code"][0]
+
+
+def test_login_and_logout(anonymous: upstox_client.ApiClient, served: Running) -> None:
+    """The client exchanges a code, once, asks with the token, and logs out."""
+    api, code = upstox_client.LoginApi(anonymous), code_of(served)
+    form = {"client_id": App().client_id, "client_secret": App().client_secret, "redirect_uri": "http://127.0.0.1:1/cb"}
+    answer = api.token("2.0", code=code, grant_type="authorization_code", **form)
+    assert answer.user_id == App().user_id
+    with pytest.raises(ApiException, match="UDAPI100057"):
+        api.token("2.0", code=code, grant_type="authorization_code", **form)
+    anonymous.configuration.access_token = answer.access_token
+    assert upstox_client.UserApi(anonymous).get_profile("2.0").data.user_id == App().user_id
+    assert api.logout("2.0").data is True
+    with pytest.raises(ApiException, match="UDAPI100050"):
+        upstox_client.UserApi(anonymous).get_profile("2.0")
+
+
+def test_wrong_credentials(anonymous: upstox_client.ApiClient, served: Running) -> None:
+    """The client gets the code that Upstox's own tests expect for placeholders."""
+    with pytest.raises(ApiException, match="UDAPI100069"):
+        upstox_client.LoginApi(anonymous).token(
+            "2.0",
+            code=code_of(served),
+            client_id="{your_client_id}",
+            client_secret="{your_client_secret}",
+            redirect_uri="http://127.0.0.1:1/cb",
+            grant_type="authorization_code",
+        )
+
+
+def test_approval_request(anonymous: upstox_client.ApiClient) -> None:
+    """The client reads when the request lapses and where the token will be delivered."""
+    body = upstox_client.IndieUserTokenRequest(client_secret=App().client_secret)
+    data = upstox_client.LoginApi(anonymous).init_token_request_for_indie_user(body, App().client_id).data
+    assert data.notifier_url == App().notifier_url
+    assert datetime.fromtimestamp(int(data.authorization_expiry) / 1000, UTC).strftime("%H:%M") == "22:00"

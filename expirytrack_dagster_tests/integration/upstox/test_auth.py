@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -310,6 +311,21 @@ def test_the_browser_gets_a_page(place: Place) -> None:
         assert httpx.get(address).status_code == 409
 
 
+def test_an_answer_at_the_last_moment(place: Place) -> None:
+    """One that came in time is waited for, although its exchange and its proof take longer."""
+    with listening(place) as (receiver, address), ThreadPoolExecutor() as browser:
+        place.upstox.switch(delay_after=(1.0, 1.0))
+        try:
+            page = browser.submit(httpx.get, address, timeout=30)
+            while not place.manager.is_settling:
+                assert not page.done()
+            assert receiver.wait(0.01).user_id == APP.user_id
+        finally:
+            place.upstox.switch(delay_after=(0.0, 0.0))
+        assert page.result().status_code == 200
+    assert not place.manager.is_settling
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "localhost:{port}", "127.0.0.1:1"]
 )
@@ -325,6 +341,17 @@ def test_a_callback_from_another_host(place: Place, host: str) -> None:
         assert place.asked("token") == 0
         assert place.is_untouched()
         assert httpx.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_other_names_of_this_machine(place: Place, host: str) -> None:
+    """A redirect address may name this machine in any way; the browser's callback then bears that name."""
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    settings = load_settings(**{**place.settings.model_dump(), "redirect_uri": f"http://{host}:{free_port()}/callback"})
+    with listening(Place(place.upstox, settings)) as (receiver, address):
+        assert httpx.get(address).status_code == 200
+        assert receiver.wait(1).user_id == APP.user_id
 
 
 def test_other_paths_and_methods(place: Place) -> None:
@@ -464,6 +491,22 @@ def test_proofs_are_not_given_away(place: Place) -> None:
     assert place.asked("profile") == MOST_PROOFS
 
 
+def test_half_a_delivery(place: Place) -> None:
+    """Who goes away in the middle of a body does not end the login, nor do many who lie about the user."""
+    with notification_receiver(place.settings, place.manager) as receiver:
+        port = urlsplit(place.settings.notifier_url).port or 0
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"POST /notify HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+        place.handle(place.callback())
+        for _ in range(MOST_PROOFS + 1):
+            body = json.dumps(place.delivery() | {"user_id": "XX9999"})
+            assert httpx.post(place.settings.notifier_url, content=body).status_code == 400
+        with pytest.raises(LoginFailed, match="No answer came"):
+            receiver.wait(0.01)
+        assert httpx.post(place.settings.notifier_url, json=place.delivery()).status_code == 200
+        assert receiver.wait(1).user_id == APP.user_id
+
+
 def test_the_webhook_tells_strangers_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever is wrong, the answer is the same two words; the person at the terminal is told which."""
     with notification_receiver(place.settings, place.manager) as receiver:
@@ -527,6 +570,14 @@ def test_logging_out_without_the_network(place: Place) -> None:
     assert "cannot be reached" in goodbye.not_revoked
     with pytest.raises(TokenMissing):
         get_valid_token(place.settings)
+
+
+def test_logging_out_what_upstox_ended(place: Place) -> None:
+    """A token that Upstox does not take any more needs no ending."""
+    token = place.handle(place.callback())
+    asyncio.run(LoginApi(place.settings).revoke(token.secret))
+    goodbye = asyncio.run(place.manager.logout())
+    assert (goodbye.forgotten, goodbye.not_revoked) == (True, None)
 
 
 def test_logging_out_a_dead_token(place: Place) -> None:

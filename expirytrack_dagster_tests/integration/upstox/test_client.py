@@ -10,7 +10,7 @@ import threading
 from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +41,9 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox import client as client_module
 from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.client import Candles, UpstoxClient
+from expirytrack_dagster.upstox.coordinator import Coordinator
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
+from expirytrack_dagster.upstox.tokens import open_store
 
 RECORDED = Path(__file__).parents[4] / "shared" / "realdata" / "upstox_recorded"
 NIFTY, OPTION, DAY = "NSE_INDEX|Nifty 50", "NSE_FO|71706|28-08-2025", date(2025, 8, 28)
@@ -388,6 +390,32 @@ def test_cancelled_request_is_settled(setup: Setup, server: _Server) -> None:
     assert setup.rows() == [(1, None, "abandoned")]
 
 
+def test_an_answer_that_arrived_outlives_its_cancelled_task(
+    setup: Setup, server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between the arrival of an answer and its settling, a task is not asked again by the next one."""
+    server.answers.append(ok(["2025-08-28"]))
+
+    async def script(client: UpstoxClient) -> None:
+        task = asyncio.create_task(expiries(client))
+        settle = Coordinator.settle
+
+        async def cancelled_meanwhile(self: Coordinator, *arguments: Any) -> None:
+            task.cancel()
+            await settle(self, *arguments)
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(Coordinator, "settle", cancelled_meanwhile)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    setup.run(script, cache=True)
+    monkeypatch.undo()
+    assert setup.run(expiries, cache=True) == [date(2025, 8, 28)]
+    assert setup.rows() == [(1, 200, "ok")]
+    assert len(server.seen) == 1
+
+
 def test_huge_answer_is_refused(setup: Setup, server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading stops at the bound."""
     monkeypatch.setattr(client_module, "MAX_BODY", 1000)
@@ -486,6 +514,33 @@ def test_token_that_dies_while_a_request_waits_for_its_slot(setup: Setup, server
     assert setup.rows() == [(1, 200, "ok")]
     assert len(server.seen) == 1
     assert sum(setup.clock.sleeps) >= 60
+
+
+def test_a_new_login_replaces_a_refused_token(setup: Setup, server: _Server) -> None:
+    """A refused token is exchanged for the vault's newer one, and the try goes on; a refused newest one ends it."""
+    issued = datetime.fromtimestamp(setup.clock.now(), UTC)
+    store = open_store(setup.settings)
+
+    def log_in(token: str) -> None:
+        store.put("default", token, "AB1", issued, issued + timedelta(hours=1))
+
+    def refuse_and_log_in(handler: _Handler) -> None:
+        log_in("second")
+        error(401, "UDAPI100050")(handler)
+
+    log_in("first")
+    server.answers += [ok([]), refuse_and_log_in, ok([]), error(401, "UDAPI100050")]
+
+    async def script(client: UpstoxClient) -> None:
+        assert await expiries(client) == []
+        assert await expiries(client) == []
+        with pytest.raises(TokenRejected):
+            await expiries(client)
+
+    setup.run(script, access_token=None)
+    assert setup.rows() == [(1, 200, "ok"), (1, 401, "http_error"), (1, 200, "ok"), (1, 401, "http_error")]
+    uses = [entry.event for entry in AuditLog(setup.settings.audit).entries() if entry]
+    assert uses == ["token_use", "token_use"]
 
 
 def test_token_use_is_audited_once_a_run(setup: Setup, server: _Server) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from expirytrack_dagster.collect.cell import asking_order, evidence_of, incomplete
+from expirytrack_dagster.collect.cell import evidence_of, incomplete
+from expirytrack_dagster.collect.questions import asking_order
 from expirytrack_dagster.collect.states import ContractStatus, State, status_frame
 from expirytrack_dagster.errors import (
     CircuitOpen,
@@ -97,7 +98,7 @@ def test_each_kind_of_answer_gives_its_state(cell: Cell) -> None:
         failed: ServerError("500", status=500),
         malformed: MalformedResponse("another shape"),
     }
-    found = states(cell.collect(workers=3))
+    found = states(cell.collect(workers=3, odd=[malformed]))
     assert {key: (str(status.status), status.error_code) for key, status in found.items()} == {
         complete: ("complete", None),
         empty: ("empty_proven", None),

@@ -38,14 +38,19 @@ DAY = timedelta(days=1)
 REFUSED = RequestRefused("Upstox does not know this key. (UDAPI100011)", status=400, code="UDAPI100011")
 
 
-def inquiry(source: Source, state: StateDatabase, widest: int = 1830, *, reconcile: bool = False) -> Inquiry:
+def inquiry(
+    source: Source, state: StateDatabase, widest: int = 1830, *, reconcile: bool = False, odd: bool = False
+) -> Inquiry:
     """Return the question about the one contract, as a run of its own asks it."""
-    return Inquiry(source, KEY, EXPIRY, Windows(state, widest), Windows(state, 1830, DAYS), reconcile=reconcile)
+    windows = Windows(state, widest), Windows(state, 1830, DAYS)
+    return Inquiry(source, KEY, EXPIRY, *windows, reconcile=reconcile, odd=odd)
 
 
-def ask(source: Source, state: StateDatabase, widest: int = 1830, *, reconcile: bool = False) -> Answer:
+def ask(
+    source: Source, state: StateDatabase, widest: int = 1830, *, reconcile: bool = False, odd: bool = False
+) -> Answer:
     """Ask the one contract."""
-    return asyncio.run(inquiry(source, state, widest, reconcile=reconcile).ask())
+    return asyncio.run(inquiry(source, state, widest, reconcile=reconcile, odd=odd).ask())
 
 
 def rows_by_day(answer: Answer) -> dict[date, int]:
@@ -261,13 +266,13 @@ def test_a_refusal_is_no_data_of_its_own_kind(source: Source, state: StateDataba
 def test_an_error_is_failed_and_never_empty(source: Source, state: StateDatabase, error: ExpiryTrackError) -> None:
     """What may pass leads to failed with the error's name, also when it strikes only at the proof of emptiness."""
     source.faults[KEY] = error
-    answer = ask(source, state)
+    answer = ask(source, state, odd=True)
     assert (answer.state, answer.error_code, answer.message) == ("failed", type(error).__name__, str(error))
 
     source.faults.clear()
     source.fault = lambda _key, interval, _last: error if interval == "day" else None
-    assert asyncio.run(inquiry(source, state).prove_empty()).state == "failed"
-    assert ask(source, state, reconcile=True).state == "failed"
+    assert asyncio.run(inquiry(source, state, odd=True).prove_empty()).state == "failed"
+    assert ask(source, state, reconcile=True, odd=True).state == "failed"
 
 
 @pytest.mark.parametrize("error", [REFUSED, ServerError("500", status=500)], ids=["refused", "failed"])

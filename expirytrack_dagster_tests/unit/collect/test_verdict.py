@@ -21,7 +21,9 @@ OPEN = datetime(2025, 8, 28, 3, 45, tzinfo=UTC)
 ROWS = 60
 
 
-def status(key: str, state: State, candles: int = 0, quarantined: int = 0, duplicates: int = 0) -> ContractStatus:
+def status(
+    key: str, state: State, candles: int = 0, quarantined: int = 0, duplicates: int = 0, *, agrees: bool | None = None
+) -> ContractStatus:
     """Return the state of a contract."""
     return ContractStatus(
         instrument_key=key,
@@ -31,6 +33,7 @@ def status(key: str, state: State, candles: int = 0, quarantined: int = 0, dupli
         candles=candles,
         quarantined=quarantined,
         duplicates=duplicates,
+        agrees=agrees,
     )
 
 
@@ -81,9 +84,12 @@ def test_archived_and_fresh_evidence_are_one(tmp_path: Path) -> None:
     staging.write(
         rows("b", half, ROWS),
         rows("b", 0, 2, "ohlc"),
-        [status("b", State.COMPLETE, candles=half, quarantined=2, duplicates=1), status("c", State.EMPTY_PROVEN)],
+        [
+            status("b", State.COMPLETE, candles=half, quarantined=2, duplicates=1, agrees=False),
+            status("c", State.EMPTY_PROVEN, agrees=True),
+        ],
     )
-    old = [status("a", State.COMPLETE, candles=half, quarantined=1)]
+    old = [status("a", State.COMPLETE, candles=half, quarantined=1, agrees=True)]
     verdict = judge(["a", "b", "c"], staging.batches(), old, minutes(0, half), rows("a", 0, 1, "ohlc"))
     outcomes = {outcome.name: outcome for outcome in verdict.outcomes}
     assert list(outcomes) == ["ohlc", "volume_and_open_interest", "duplicates", "timestamp_continuity", "completeness"]
@@ -96,6 +102,7 @@ def test_archived_and_fresh_evidence_are_one(tmp_path: Path) -> None:
     assert (numbers["rows_received"], numbers["quarantined"], numbers["exact_duplicates"]) == (ROWS + 4, 3, 1)
     assert (numbers["sessions"], numbers["minutes_missing_across_chain"]) == (1, 0)
     assert (numbers["contracts"], numbers["complete"], numbers["empty_proven"]) == (3, 2, 1)
+    assert (numbers["compared_with_days"], numbers["agreed_with_days_percent"]) == (3, 66.67)
     assert verdict.fresh_statuses["instrument_key"].tolist() == ["b", "c"]
 
 

@@ -4,13 +4,14 @@ import pytest
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.sandbox.planting import Plant
-from expirytrack_dagster.sandbox.switches import Fault, FaultCounter, Switches, changed
+from expirytrack_dagster.sandbox.switches import App, Fault, FaultCounter, Switches, changed
 
 
 def test_named_switches_change_and_others_stay() -> None:
     """A JSON object sets what it names."""
     switches = changed(Switches(plus=False), '{"faults":[{"kind":500,"every":7}],"planted":[{"contracts":["k"]}]}')
     assert switches == Switches(plus=False, faults=(Fault(500, every=7),), planted=(Plant(("k",)),))
+    assert changed(switches, '{"app":{"user_id":"AB1"}}').app == App(user_id="AB1")
 
 
 @pytest.mark.parametrize(

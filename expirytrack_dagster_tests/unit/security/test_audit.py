@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import StorageError
@@ -73,6 +73,7 @@ def test_record_writes_below_the_home_for_its_owner_alone(home: Path) -> None:
         assert modes == {"home": 0o700, "audit.jsonl": 0o600, "audit.head": 0o600}
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_single_edit_is_found(written: tuple[bytes, bytes], data: st.DataObject) -> None:
     """Whatever is cut out, put in or overwritten anywhere: only a torn last line, which loses nothing, is no damage."""
@@ -199,6 +200,26 @@ def test_threads_and_processes_write_one_chain(tmp_path: Path) -> None:
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
     result = AuditLog(path).verify()
     assert (result.lines, result.damage) == (40, [])
+
+
+def test_a_program_that_is_killed_leaves_a_sound_log(tmp_path: Path) -> None:
+    """Killed again and again while it writes: nothing looks like damage, and every line is there."""
+    program = (
+        "import sys, pathlib; from expirytrack_dagster.security.audit import AuditLog\n"
+        "log = AuditLog(pathlib.Path(sys.argv[1]))\n"
+        "while True: log.append('use', {'padding': 'x' * 2000})"
+    )
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for trial in range(5):
+        process = subprocess.Popen([sys.executable, "-c", program, str(log.path)])
+        lines = log.verify().lines
+        while log.verify().lines < lines + 3 + trial:
+            assert process.poll() is None
+        process.kill()
+        process.wait(timeout=30)
+        assert log.verify().damage == []
+    log.append("login", {})
+    assert (log.verify().damage, log.verify().torn) == ([], False)
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import BackupRefused, ConfigurationError
@@ -93,6 +93,7 @@ def test_a_backup_without_a_passphrase_opens_by_key_alone(tmp_path: Path) -> Non
     assert unpacked(path, tmp_path / "new", KEY) == CONTENTS
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_change_is_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Anything flipped, cut out, put in or added, anywhere in the file."""
@@ -178,6 +179,7 @@ def test_only_whole_backups_of_the_key_are_counted(tmp_path: Path) -> None:
     assert backup_file.leftovers(tmp_path, KEY) == [stopped]
 
 
+@settings(deadline=None)
 @given(key=st.binary(min_size=32, max_size=32), data=st.data())
 def test_a_recovery_key_survives_paper(key: bytes, data: st.DataObject) -> None:
     """It reads back in small letters and without hyphens; one wrong letter is noticed."""

@@ -8,7 +8,7 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import SealBroken
@@ -46,6 +46,7 @@ def opened(content: bytes, *, key: bytes = KEY, context: bytes = b"test") -> byt
     return b"".join(iter(lambda: reader.read(37), b""))
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=4 * PIECE), step=st.integers(1, 3 * PIECE))
 def test_what_comes_out_is_what_went_in(content: bytes, step: int) -> None:
     """Of any size, in steps of any size; the size of the file is the content's and a tag for each piece."""
@@ -55,6 +56,7 @@ def test_what_comes_out_is_what_went_in(content: bytes, step: int) -> None:
     assert len(file) == HEADER + len(content) + 16 * pieces
 
 
+@settings(deadline=None)
 @given(data=st.data(), pieces=st.integers(0, 4))
 def test_any_change_is_refused(data: st.DataObject, pieces: int) -> None:
     """Bits flipped, parts cut out or put in, at any place, the header included."""

@@ -155,6 +155,10 @@ def test_a_stored_token_lives_until_the_night(settings: Settings, store: TokenSt
     assert state.lasts(12 * 3600)
     assert not state.lasts(12 * 3600 + 1)
     assert "until 03:30 IST on 26 November 2026, 12 h 0 min from now" in state.sentence
+    soon = token_state(settings, TONIGHT - timedelta(minutes=59))
+    assert soon.sentence.endswith(
+        "59 min from now: what is not done by then waits for a new one (`expirytrack login`)."
+    )
     token = get_valid_token(settings, TONIGHT - timedelta(microseconds=1))
     assert (token.secret.get_secret_value(), token.user_id) == ("secret-token", "AB1234")
     with pytest.raises(TokenExpired, match=r"died at 03:30 IST on 26 November 2026: run `expirytrack login`"):

@@ -138,7 +138,7 @@ def test_an_archive_of_the_first_version_is_sealed_when_it_is_upgraded(archive: 
         for table in ("expiries", "contracts", "quarantine"):
             connection.execute(f"INSERT INTO {table} SELECT * FROM new.{table}")  # noqa: S608 -- constants
         connection.execute(
-            "INSERT INTO contract_status SELECT * EXCLUDE (received, discarded) FROM new.contract_status"
+            "INSERT INTO contract_status SELECT * EXCLUDE (received, discarded, agrees) FROM new.contract_status"
         )
         connection.execute(
             "INSERT INTO contracts (instrument_key, underlying, expiry, instrument_type) "

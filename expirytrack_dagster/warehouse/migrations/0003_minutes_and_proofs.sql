@@ -1,4 +1,5 @@
--- Candles keep the number of their minute; the instant `ts` is made of it when it is asked for.
+-- Candles keep the number of their minute; the instant `ts` is made of it when it is asked for. Contracts keep whether
+-- their daily candles agreed.
 --
 -- DuckDB packs a whole number by its distance from the one before. From bar to bar that is 1 in minutes and 60,000,000
 -- in microseconds, and over a night 1,066 and 64 thousand millions, so that an instant takes 5 to 6 bytes a candle and
@@ -49,3 +50,6 @@ COMMENT ON COLUMN candles.low IS 'Lowest price of the minute, rupees.';
 COMMENT ON COLUMN candles.close IS 'Last price of the minute, rupees.';
 COMMENT ON COLUMN candles.volume IS 'Units of the underlying traded in the minute; 0 where only a quote moved.';
 COMMENT ON COLUMN candles.open_interest IS 'Units of the underlying in open positions at the end of the minute.';
+
+ALTER TABLE contract_status ADD COLUMN agrees BOOLEAN;
+COMMENT ON COLUMN contract_status.agrees IS 'Whether daily candles tell the same; null where they were not compared.';

@@ -1,0 +1,73 @@
+"""`expirytrack job ...`: one run of a job that is listed in the Dagster UI, on the same instance.
+
+`expirytrack collect` is what people want as a rule: it finds by itself what is missing. This runs exactly one job.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import date
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.settings import load_settings
+
+
+class Job(StrEnum):
+    """The jobs with partitions, as in `jobs.py`."""
+
+    EXPIRY_FETCH = "expiry_fetch"
+    CONTRACT_FETCH = "contract_fetch"
+    HISTORICAL_DATA_FETCH = "historical_data_fetch"
+    DATA_VALIDATION = "data_validation"
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
+
+
+JobName = Annotated[Job, typer.Argument(help="What to run.")]
+Symbol = Annotated[str, typer.Argument(help="Short symbol, such as NIFTY.")]
+ExpiryOption = Annotated[
+    date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="The cell's expiry; not for expiry_fetch.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def job(name: JobName, symbol: Symbol, expiry: ExpiryOption = None, *, as_json: JsonOption = False) -> None:
+    """Run one job of the Dagster UI for an underlying or a cell; data_validation proves a cell without a request."""
+    from expirytrack_dagster import console, partitions
+    from expirytrack_dagster.collect.tracking import check_symbol
+    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.runs import Runner
+
+    symbol = check_symbol(symbol)
+    if (name is Job.EXPIRY_FETCH) == (expiry is not None):
+        raise typer.BadParameter(
+            "expiry_fetch takes a symbol alone." if expiry else f"{name} needs a cell: add --expiry YYYY-MM-DD."
+        )
+    with open_instance(load_settings()) as instance, console.ProgressBars() as progress:
+        known = instance.get_dynamic_partitions(partitions.UNDERLYING)
+        if symbol not in known:
+            raise ConfigurationError(f"{symbol} is not tracked: run 'expirytrack track {symbol}' first.")
+        if expiry is not None and expiry.isoformat() not in instance.get_dynamic_partitions(partitions.EXPIRY):
+            raise ConfigurationError(
+                f"No expiry on {expiry} is known: run 'expirytrack job expiry_fetch {symbol}' first."
+            )
+        partition = partitions.cell_key(symbol, expiry.isoformat()) if expiry else symbol
+        report = Runner(instance, progress).launch(name, partition)
+    failed = [line for line in report.checks if not line.passed]
+    if as_json:
+        console.out.print_json(json.dumps({**asdict(report), "complete": not failed and report.error is None}))
+    else:
+        console.out.print(console.checks_table(report.checks))
+        if report.error:
+            console.say(report.error, to=console.err, style="red")
+    raise typer.Exit(report.exit_code or (3 if failed else 0))
