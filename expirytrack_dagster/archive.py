@@ -152,9 +152,14 @@ def candles(underlying: str, expiry: date | str, *, key: str | None = None, home
 
     Columns: underlying, expiry, instrument_key, open, high, low, close, volume, open_interest, ts.
     """
-    chosen = "instrument_key = $key" if key else "$key IS NULL"  # the former lets whole blocks be skipped
-    query = f"SELECT * EXCLUDE (minute) FROM candles WHERE {chosen} ORDER BY instrument_key, minute"  # noqa: S608 -- ours
-    return _home(home).ask(query, {"key": key}, underlying, [_day(expiry)])
+    room, day = _home(home), _day(expiry)
+    everything = "SELECT * EXCLUDE (minute) FROM candles"
+    if key is None:
+        return room.ask(f"{everything} ORDER BY instrument_key, minute", {}, underlying, [day])
+    table = room.ask(f"{everything} WHERE instrument_key = $key", {"key": key}, underlying, [day]).table
+    times = table.column("ts").to_numpy()
+    # A contract's rows lie in order, but for those that a review has released later: sorting takes a third of the time.
+    return Answer(table if (times[1:] > times[:-1]).all() else table.sort_by("ts"))
 
 
 def bars(key: str, interval: Interval = "5m", *, home: Home = None) -> Answer:

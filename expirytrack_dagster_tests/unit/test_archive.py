@@ -121,6 +121,25 @@ def test_a_contract_is_its_minutes(home: Path, future: str) -> None:
     assert (frame["ts"].astype("int64") // 1_000_000).tolist() == minutes.time.tolist()
 
 
+def test_rows_that_came_later_stand_in_their_place(tmp_path: Path) -> None:
+    """A review released a minute from quarantine: in the file it lies behind the others."""
+    warehouse = Warehouse(tmp_path / "expirytrack.duckdb")
+    market = SyntheticMarket(strikes=0, days=1, today=date(2025, 9, 15))
+    store_cell(warehouse, market, "NIFTY", MONTHLY, tmp_path)
+    with warehouse.writing() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE released AS FROM candles WHERE minute = (SELECT min(minute) FROM candles)"
+        )
+        connection.execute("DELETE FROM candles WHERE minute = (SELECT min(minute) FROM released)")
+        connection.execute("INSERT INTO candles BY NAME SELECT * EXCLUDE (ts) FROM released")
+        (key,) = connection.execute("SELECT min(instrument_key) FROM released").fetchone() or ("",)
+    publish(warehouse)
+    minutes = market.minutes(key)
+    assert minutes is not None
+    frame = archive.candles("NIFTY", MONTHLY, key=key, home=tmp_path).df()
+    assert frame["close"].tolist() == minutes.close.tolist()
+
+
 @pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m", "30m", "60m", "1d"])
 def test_bars_are_those_of_the_api(home: Path, interval: archive.Interval) -> None:
     """Widths that the API serves agree with its own; an illiquid contract has the gaps that its minutes have."""
