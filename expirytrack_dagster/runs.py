@@ -18,7 +18,7 @@ from expirytrack_dagster import partitions
 from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
-from expirytrack_dagster.jobs import derivation, expiry_fetch, futures_rolling, historical_data_fetch
+from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
 from expirytrack_dagster.launcher import PROCESS_TAG, this_process
 
 if TYPE_CHECKING:
@@ -75,14 +75,6 @@ class Runner:
     def launch(self, job: str, partition: str) -> RunReport:
         """Run one of the named jobs on a partition: a symbol, or a cell's key."""
         return self._run(job, partition, partition)
-
-    def derive(self, symbol: str, expiry: str) -> RunReport:
-        """Materialize everything that is made from a cell's candles."""
-        return self._run(derivation.name, partitions.cell_key(symbol, expiry), f"{symbol} {expiry}")
-
-    def roll_futures(self, symbol: str) -> RunReport:
-        """Materialize `continuous_futures` of an underlying."""
-        return self._run(futures_rolling.name, symbol, symbol)
 
     def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine] | None:
         """Return the last result of every check of a cell, whoever ran it; None when its last run was cut off."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from expirytrack_dagster.assets.candles import candles
-from expirytrack_dagster.assets.common import OWNERS
+from expirytrack_dagster.assets.common import OWNERS, documents
 from expirytrack_dagster.assets.contracts import contracts
 from expirytrack_dagster.checks.results import picture
 from expirytrack_dagster.failures import readable_failures
@@ -54,6 +54,7 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
         group_name="derived",
         kinds={"duckdb", "sql"},
         owners=OWNERS,
+        metadata=documents("queries"),
         description=description,
     )
     def made(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
@@ -114,6 +115,7 @@ chain_metrics = _of_cell(
     group_name="derived",
     kinds={"duckdb", "sql"},
     owners=OWNERS,
+    metadata=documents("queries"),
     description="The futures of an underlying as one series, by three rules of rolling, with the sums and products of "
     "gaps that adjust earlier prices; the macros continuous and continuous_minutes apply them.",
 )

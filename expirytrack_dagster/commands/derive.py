@@ -27,7 +27,8 @@ def derive(
     """Make daily bars, chains, volatilities, metrics and continuous futures of candles that are new; no request."""
     from expirytrack_dagster import console
     from expirytrack_dagster.instance import open_instance
-    from expirytrack_dagster.partitions import add_expiries, add_underlying
+    from expirytrack_dagster.jobs import derivation, futures_rolling
+    from expirytrack_dagster.partitions import add_expiries, add_underlying, cell_key
     from expirytrack_dagster.runs import Runner
     from expirytrack_dagster.warehouse.connection import open_warehouse
     from expirytrack_dagster.warehouse.derived import outdated
@@ -46,10 +47,10 @@ def derive(
             add_underlying(instance, name)
         for done, (name, day) in enumerate(wanted):
             progress(done, len(wanted))
-            report = runner.derive(name, day.isoformat())
+            report = runner.launch(derivation.name, cell_key(name, day.isoformat()))
             errors += [f"{name} {day}: {report.error}"] if report.error else []
         for name in sorted({name for name, _ in wanted}):
-            report = runner.roll_futures(name)
+            report = runner.launch(futures_rolling.name, name)
             errors += [f"{name}: {report.error}"] if report.error else []
     if as_json:
         made = [{"underlying": name, "expiry": day.isoformat()} for name, day in wanted]

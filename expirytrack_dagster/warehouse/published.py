@@ -61,6 +61,7 @@ _ORDER = {
     "implied_volatility": "ts, strike_price, instrument_type",
     "chain_metrics": "ts",
     "daily_bars": "day, instrument_key",
+    "contracts": "expiry, strike_price, instrument_type",
 }  # candles stand as they were staged: a contract's rows side by side; sorting them would hold a cell in memory
 
 _CANDLES = """

@@ -85,6 +85,19 @@ def test_every_table_is_the_one_of_the_archive(home: Path) -> None:
             assert len(read) > 0
 
 
+def test_rows_come_in_order(home: Path) -> None:
+    """Of time and strike, of day and contract, of expiry and strike, as they are published."""
+    chain = archive.option_chain("NIFTY", MONTHLY, home=home).df()
+    assert chain[["ts", "strike_price"]].apply(tuple, axis=1).is_monotonic_increasing
+    days = archive.daily_bars("NIFTY", home=home).df()
+    assert days[["day", "instrument_key"]].apply(tuple, axis=1).is_monotonic_increasing
+    listed = archive.contracts("NIFTY", home=home).df()
+    assert listed["expiry"].is_monotonic_increasing
+    assert archive.chain_metrics("NIFTY", MONTHLY, home=home).df()["ts"].is_monotonic_increasing
+    minutes = archive.candles("NIFTY", MONTHLY, home=home).df()
+    assert minutes[["instrument_key", "ts"]].apply(tuple, axis=1).is_monotonic_increasing
+
+
 def test_an_answer_comes_in_three_forms(home: Path) -> None:
     """The same rows as pandas, polars and Arrow, with times in UTC; and whoever reads Arrow streams takes it."""
     answer = archive.candles("NIFTY", MONTHLY, home=home)
@@ -106,6 +119,25 @@ def test_a_contract_is_its_minutes(home: Path, future: str) -> None:
     frame = archive.candles("NIFTY", MONTHLY, key=future, home=home).df()
     assert frame["close"].tolist() == minutes.close.tolist()
     assert (frame["ts"].astype("int64") // 1_000_000).tolist() == minutes.time.tolist()
+
+
+def test_rows_that_came_later_stand_in_their_place(tmp_path: Path) -> None:
+    """A review released a minute from quarantine: in the file it lies behind the others."""
+    warehouse = Warehouse(tmp_path / "expirytrack.duckdb")
+    market = SyntheticMarket(strikes=0, days=1, today=date(2025, 9, 15))
+    store_cell(warehouse, market, "NIFTY", MONTHLY, tmp_path)
+    with warehouse.writing() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE released AS FROM candles WHERE minute = (SELECT min(minute) FROM candles)"
+        )
+        connection.execute("DELETE FROM candles WHERE minute = (SELECT min(minute) FROM released)")
+        connection.execute("INSERT INTO candles BY NAME SELECT * EXCLUDE (ts) FROM released")
+        (key,) = connection.execute("SELECT min(instrument_key) FROM released").fetchone() or ("",)
+    publish(warehouse)
+    minutes = market.minutes(key)
+    assert minutes is not None
+    frame = archive.candles("NIFTY", MONTHLY, key=key, home=tmp_path).df()
+    assert frame["close"].tolist() == minutes.close.tolist()
 
 
 @pytest.mark.parametrize("interval", ["1m", "3m", "5m", "15m", "30m", "60m", "1d"])

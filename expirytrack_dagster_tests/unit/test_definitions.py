@@ -145,6 +145,11 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "candles": ["contracts"],
         "coverage": ["candles", "expiries"],
         "collection_plan": ["candles", "expiries"],
+        "daily_bars": ["candles", "contracts"],
+        "option_chain": ["candles", "contracts"],
+        "implied_volatility": ["option_chain"],
+        "chain_metrics": ["option_chain"],
+        "continuous_futures": ["daily_bars"],
     }
     assert {key.to_user_string() for key in graph.asset_check_keys} == {
         "expiries:expiry_dates",
@@ -158,6 +163,8 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
         *JOBS,
         "data_validation",
+        "derivation",
+        "futures_rolling",
         "backup",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {"discovery", "refresh", "nightly_backup"}
@@ -178,7 +185,10 @@ def test_nothing_runs_by_itself_unless_wanted(monkeypatch: pytest.MonkeyPatch, *
 def test_what_is_late_is_seen(specs: dict[str, dg.AssetSpec]) -> None:
     """Discovery and coverage have a freshness policy; only pure derivations materialize themselves."""
     assert {name for name, spec in specs.items() if spec.freshness_policy} == {"expiries", "coverage"}
-    assert {name for name, spec in specs.items() if spec.automation_condition} == {"coverage", "collection_plan"}
+    assert {name for name, spec in specs.items() if spec.automation_condition} == {
+        *("coverage", "collection_plan"),
+        *("daily_bars", "option_chain", "implied_volatility", "chain_metrics", "continuous_futures"),
+    }
 
 
 def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) -> None:
@@ -186,6 +196,6 @@ def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) 
     for name, spec in specs.items():
         page = spec.metadata["docs"]
         assert isinstance(page, dg.PathMetadataValue)
-        assert page.value == "docs/automation.md"
+        assert page.value == ("docs/queries.md" if spec.group_name == "derived" else "docs/automation.md")
         assert ("upstox_docs" in spec.metadata) == (name in CHECKS)
-    assert (Path(__file__).parents[2] / "docs" / "automation.md").exists()
+    assert all((Path(__file__).parents[2] / "docs" / f"{page}.md").exists() for page in ("automation", "queries"))

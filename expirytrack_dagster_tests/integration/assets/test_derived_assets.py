@@ -13,6 +13,7 @@ from expirytrack_dagster import archive
 from expirytrack_dagster.console import ProgressBars
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.instance import open_instance
+from expirytrack_dagster.jobs import derivation, futures_rolling
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.runs import Runner
 from expirytrack_dagster.sandbox.running import running
@@ -63,8 +64,8 @@ def test_a_cell_is_derived_and_says_what_from(collect: Callable[..., Archive]) -
         collected = collect(upstox, [EXPIRY])
     with open_instance(collected.settings) as instance:
         runner = Runner(instance, ProgressBars())
-        assert runner.derive("NIFTY", "2025-08-28").error is None
-        assert runner.roll_futures("NIFTY").error is None
+        assert runner.launch(derivation.name, KEY).error is None
+        assert runner.launch(futures_rolling.name, "NIFTY").error is None
         version = archive.at("NIFTY", EXPIRY).version
         assert (last(instance, "candles").tags or {})["dagster/data_version"] == version
         for asset in CELL_ASSETS:
