@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 
 from expirytrack_dagster.assets.candles import candles
-from expirytrack_dagster.assets.common import OWNERS
+from expirytrack_dagster.assets.common import OWNERS, documents
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.partitions import cell_of, cells
@@ -20,6 +20,7 @@ from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
     group_name="archive",
     kinds={"parquet"},
     owners=OWNERS,
+    metadata=documents("exports"),
     description="The cell's candles and contracts as Parquet files with a manifest, in parquet_archive/SYMBOL/EXPIRY "
     "below the home; a new materialization replaces them as a whole. They are plain files, so there are none where "
     "the archive is encrypted. No request.",

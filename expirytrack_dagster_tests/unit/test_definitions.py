@@ -143,6 +143,7 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "expiries": [],
         "contracts": ["expiries"],
         "candles": ["contracts"],
+        "parquet_archive": ["candles"],
         "coverage": ["candles", "expiries"],
         "collection_plan": ["candles", "expiries"],
         "daily_bars": ["candles", "contracts"],
@@ -196,6 +197,9 @@ def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) 
     for name, spec in specs.items():
         page = spec.metadata["docs"]
         assert isinstance(page, dg.PathMetadataValue)
-        assert page.value == ("docs/queries.md" if spec.group_name == "derived" else "docs/automation.md")
+        expected = (
+            "exports" if name == "parquet_archive" else "queries" if spec.group_name == "derived" else "automation"
+        )
+        assert page.value == f"docs/{expected}.md"
+        assert (Path(__file__).parents[2] / page.value).exists()
         assert ("upstox_docs" in spec.metadata) == (name in CHECKS)
-    assert all((Path(__file__).parents[2] / "docs" / f"{page}.md").exists() for page in ("automation", "queries"))
