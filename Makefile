@@ -14,10 +14,10 @@ ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 	@$(BIN)/expirytrack ui --port $(PORT)
 
 test: $(VENV)/ready  ## Run all tests, two files at a time.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile expirytrack_dagster_tests/e2e
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder expirytrack_dagster_tests/e2e
 
 images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
 	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
