@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REALDATA = Path(__file__).parents[2] / "shared" / "realdata"
 
@@ -21,6 +25,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Give back the umask that a command of this process has narrowed: the next test makes files as it always does."""
+    os.umask(before := os.umask(0o022))
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

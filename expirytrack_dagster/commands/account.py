@@ -7,7 +7,6 @@ Only options, questions, waiting and printing: what is believed is `upstox/auth.
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import sys
 import webbrowser
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.commands.secret import asked
 from expirytrack_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def login(
         raise typer.BadParameter("--paste and --approve are two ways of the same: take one.")
     settings = _settings(account)
     if paste:
-        token = asyncio.run(AuthManager(settings).accept_pasted(_asked("Access token: ")))
+        token = asyncio.run(AuthManager(settings).accept_pasted(asked("Access token: ")))
     else:
         manager = AuthManager(settings, _app(settings))
         token = (
@@ -115,12 +114,17 @@ def token_report(state: TokenState) -> dict[str, object]:
 
 
 def say_token(settings: Settings) -> None:
-    """Print the line of `status` about the token."""
+    """Print the lines of `status` about the token, and about the vault's keys where they are too old."""
     from expirytrack_dagster import console
+    from expirytrack_dagster.errors import ExpiryTrackError
+    from expirytrack_dagster.security.vault import rotation_finding
     from expirytrack_dagster.upstox.tokens import token_state
 
     state = token_state(settings)
     console.say(f"Token:   {state.sentence}", style=_style(settings, state))
+    with suppress(ExpiryTrackError):  # a vault that does not open keeps nobody from working with another token
+        if (finding := rotation_finding(settings)) is not None:
+            console.say(f"Keys:    {finding}", style="yellow")
 
 
 def warn_of_token(settings: Settings, seconds_needed: float | None = None) -> None:
@@ -178,18 +182,7 @@ def _app(settings: Settings) -> App | None:
     if known is not None or not sys.stdin.isatty():
         return known
     client_id = settings.client_id or typer.prompt("API key of your app").strip()
-    return App(client_id=client_id, client_secret=_asked("API secret of your app: "))
-
-
-def _asked(question: str) -> str:
-    """Return a secret from a hidden prompt, or the first line of standard input where nobody is asked."""
-    try:
-        answer = getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline()
-    except EOFError:
-        answer = ""
-    if not answer.strip():
-        raise ConfigurationError("Nothing was given: nothing was changed.")
-    return answer.strip()
+    return App(client_id=client_id, client_secret=asked("API secret of your app: ").strip())
 
 
 def _redirected(settings: Settings, manager: AuthManager, minutes: float, *, open_browser: bool) -> AccessToken:

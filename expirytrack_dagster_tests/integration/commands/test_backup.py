@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import os
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-import typer
 
 from expirytrack_dagster import backup as backups
 from expirytrack_dagster.backup import back_up, own_openers, restore
@@ -167,7 +167,7 @@ def test_a_person_is_asked_for_what_opens_it(tmp_path: Path, run: Command, monke
     monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "machine"))
     monkeypatch.setattr(sys, "stdin", Terminal())
     for typed, expected in ((key[::-1], 1), ("a passphrase", 1), (f" {key.lower()} ", 0)):
-        monkeypatch.setattr(typer, "prompt", lambda *_, typed=typed, **__: typed)
+        monkeypatch.setattr(getpass, "getpass", lambda _, typed=typed: typed)
         assert run("restore", archive)[0] == expected
     assert open_vault(load_settings()).get("client") == b"secret of the client"
 
