@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test e2e images lint audit bench lock clean
+.PHONY: demo ui test e2e images lint audit bench lock nautilus clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -40,6 +40,10 @@ lock: $(VENV)/ready  ## Resolve the dependencies of pyproject.toml anew (needs u
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 		--group dev pyproject.toml --output-file requirements.txt --quiet
 
+nautilus:  ## An environment with NautilusTrader (100 MB, wants an older pandas), for the tests that open a catalog with it.
+	$(PYTHON) -m venv .venv-nautilus
+	.venv-nautilus/bin/python -m pip install --quiet nautilus_trader==1.221.0
+
 # The lock names every package with its hash, so nothing has to be resolved: --no-deps.
 $(VENV)/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -51,4 +55,4 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@touch $@
 
 clean:  ## Remove the environment and caches; the data stays.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-nautilus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

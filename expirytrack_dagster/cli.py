@@ -21,7 +21,10 @@ from expirytrack_dagster.commands.account import login, logout, say_token, token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
+from expirytrack_dagster.commands.chart import chart
+from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
+from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.commands.plan import plan
@@ -48,6 +51,8 @@ app.command()(login)
 app.command()(logout)
 app.command()(token)
 app.command()(verify)
+app.command()(derive)
+app.command()(export)
 app.command()(query)
 app.command()(backup)
 app.command()(restore)
@@ -55,6 +60,7 @@ app.command()(plan)
 app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
+app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")

@@ -18,6 +18,7 @@ from expirytrack_dagster.upstox.cache import kept_answers
 from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.convert import convert
+from expirytrack_dagster.warehouse.published import forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ def convert_home(
     after = settings.model_copy(update={"encryption": encrypted})
     archive = _is_otherwise(after)
     if archive:
+        forget(settings.published)  # published anew, in the new form, by the next commit or question
         convert(open_warehouse(before), open_warehouse(after).key, progress)
     done = Converted(archive, _convert_staged(before, after), _drop_answers(before))
     if done.anything:

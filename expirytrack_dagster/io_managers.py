@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from expirytrack_dagster.collect.staging import Batch, CellStaging
+    from expirytrack_dagster.warehouse.connection import Warehouse
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
 
     def _write(self, context: dg.OutputContext, obj: pd.DataFrame | StagedCandles) -> None:
         from expirytrack_dagster.warehouse import cells
+        from expirytrack_dagster.warehouse.published import publish
 
         warehouse, partition = self.warehouse.open(), context.asset_partition_key
         if isinstance(obj, StagedCandles):
@@ -69,8 +71,31 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
                 obj.staging.clear()
             finally:
                 obj.let_go()
+            publish_candles(context, warehouse, underlying, date.fromisoformat(day))
         elif context.asset_key.path[-1] == "contracts":
             underlying, day = cell_of(partition)
             cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj)
+            publish(warehouse, underlying, date.fromisoformat(day))
         else:
             cells.write_expiries(warehouse, partition, obj)
+            publish(warehouse, partition)
+
+
+def publish_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:
+    """Publish a cell, make the hash of its content the asset's data version, and tell what that changed."""
+    from expirytrack_dagster.warehouse.published import folder_of, load, publish
+
+    change = publish(warehouse, underlying, expiry).get((underlying, expiry))
+    manifest = load(folder_of(warehouse.database))
+    place = ("candles", underlying, expiry)
+    version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None
+    # The version is known only now that the rows are stored, so it cannot be given with the output.
+    context.step_context.set_data_version(context.asset_key, dg.DataVersion(version or "none"))
+    context.add_output_metadata(
+        {
+            "candles_added": change.added if change else 0,
+            "candles_removed": change.removed if change else 0,
+            "candles_changed": change.changed if change else 0,
+            **({"previous_version": change.previous} if change and change.previous else {}),
+        }
+    )

@@ -39,6 +39,21 @@ data_validation = dg.define_asset_job(
     description="Prove a stored cell from the archive itself, as `expirytrack verify` does, and judge its chain. No "
     "request.",
 )
+parquet_export = dg.define_asset_job(
+    "parquet_export",
+    selection="parquet_archive",
+    description="Write a stored cell as Parquet files. No request.",
+)
+derivation = dg.define_asset_job(
+    "derivation",
+    selection=["daily_bars", "option_chain", "implied_volatility", "chain_metrics"],
+    description="Make what is derived from a cell's candles: daily bars, chain, volatilities, metrics. No request.",
+)
+futures_rolling = dg.define_asset_job(
+    "futures_rolling",
+    selection="continuous_futures",
+    description="Join the futures of an underlying, by three rules. No request.",
+)
 
 
 @dg.op(name="back_up", description="Copy the home, prove the copy, seal it, and let the oldest backup go.")
@@ -72,5 +87,8 @@ all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     contract_fetch,
     historical_data_fetch,
     data_validation,
+    parquet_export,
+    derivation,
+    futures_rolling,
     backup,
 ]

@@ -23,7 +23,14 @@ expiry_dates = dg.DynamicPartitionsDefinition(name=EXPIRY)
 cells = dg.MultiPartitionsDefinition({UNDERLYING: underlyings, EXPIRY: expiry_dates})
 
 _TRIES = 5
-CELL_ASSETS = (dg.AssetKey("contracts"), dg.AssetKey("candles"))
+# The last in line first: an asset is requested automatically once it is missing and what it is made from is not.
+CELL_ASSETS = tuple(
+    dg.AssetKey(name)
+    for name in (
+        *("chain_metrics", "implied_volatility", "option_chain", "daily_bars"),
+        *("candles", "contracts"),
+    )
+)
 
 
 def cell_key(underlying: str, expiry: str) -> dg.MultiPartitionKey:

@@ -26,20 +26,19 @@ from expirytrack_dagster.collect.plan import (
     scheduled,
 )
 from expirytrack_dagster.collect.questions import Questions, questions
-from expirytrack_dagster.collect.staging import peek
+from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.collect.states import SEALED, State
 from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.security.parquet import staging_key
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.tokens import daily_death, token_state
 from expirytrack_dagster.warehouse import reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
     from expirytrack_dagster.collect.cell import CellRequest
     from expirytrack_dagster.collect.due import Cell
-    from expirytrack_dagster.collect.staging import CellStaging
     from expirytrack_dagster.settings import Settings
     from expirytrack_dagster.upstox.ledger import RequestLedger
     from expirytrack_dagster.warehouse.connection import Warehouse
@@ -141,7 +140,7 @@ def planned_requests(request: CellRequest, staging: CellStaging, archive: Wareho
         request.contracts,
         final=request.sealed,
         partial=request.partial,
-        staged=peek(staging.folder),
+        staged=staging.peek(),
         share=request.proof_share,
     )
     symbol = staging.folder.parent.name
@@ -160,20 +159,22 @@ def _questions(settings: Settings, archive: Warehouse, cells: Sequence[Cell]) ->
         return {}
     frame = reader.open_contracts(archive, listed)
     frame["expiry"] = pd.to_datetime(frame["expiry"]).dt.date
+    opener = staging_key(settings)
     found = {}
     for key, contracts in frame.groupby(["underlying", "expiry"]):
         name, day = cast("tuple[str, date]", key)
-        found[name, day] = _of_known(contracts, settings.staging / name / day.isoformat(), settings.proof_share)
+        staging = CellStaging(settings.staging / name / day.isoformat(), opener)
+        found[name, day] = _of_known(contracts, staging, settings.proof_share)
     return found
 
 
-def _of_known(contracts: pd.DataFrame, staging: Path, share: float) -> Questions:
+def _of_known(contracts: pd.DataFrame, staging: CellStaging, share: float) -> Questions:
     final = contracts["status"].isin([str(state) for state in SEALED])
     partial = contracts["status"] == str(State.PARTIAL)
     return questions(
         contracts,
         final=set(contracts.loc[final, "instrument_key"]),
         partial=set(contracts.loc[partial, "instrument_key"]),
-        staged=peek(staging),
+        staged=staging.peek(),
         share=share,
     )

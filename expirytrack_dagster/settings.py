@@ -235,6 +235,12 @@ class Settings(BaseSettings):
     quarantine_threshold: float = Field(
         0.5, ge=0, le=1, description="Share of bad rows above which a cell is not written."
     )
+    interest_rate: float = Field(
+        0.065,
+        ge=-0.1,
+        le=1,
+        description="Rate a year, continuously compounded, for implied forwards, volatilities and greeks.",
+    )
     discovery_age: float = Field(3600.0, ge=0, description="Seconds for which `collect` trusts a list of expiries.")
     lookback_days: int | None = Field(
         None, ge=1, description="How far back expiries are collected, in days; everything that the API lists if unset."
@@ -317,6 +323,11 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """Folder of the validation reports, one JSON file a cell."""
         return self.home / "reports"
+
+    @property
+    def published(self) -> Path:
+        """Folder of the copy of the archive that readers use."""
+        return self.home / "published"
 
     @property
     def backup_folder(self) -> Path:

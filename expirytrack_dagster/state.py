@@ -38,6 +38,9 @@ _MIGRATIONS = Path(__file__).with_name("state_migrations")
 _LOG = logging.getLogger(__name__)
 _PRIMARY_CODE = 0xFF  # SQLite's extended result codes carry the primary one in their low byte
 
+_CACHE = 64 << 20  # bytes at most, a connection
+_MAPPED = 256 << 20  # bytes of the file that are read through the system's cache; the file is a few megabytes
+
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -171,6 +174,8 @@ class StateDatabase:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = {-_CACHE // 1024}")  # negative: kibibytes
+        connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
         connection.execute("PRAGMA foreign_keys = ON")
         if not self._is_ready(connection):
             # Switching to WAL does not honour the busy timeout, so first use is serialised by a lock file.

@@ -18,13 +18,17 @@ REALDATA = Path(__file__).parents[2] / "shared" / "realdata"
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Let no setting of the developer reach a test, and no test write into the developer's data or keyring."""
     for name in list(os.environ):
         if name.startswith(("EXPIRYTRACK_", "DAGSTER_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    usual = os.umask(0o022)
+    os.umask(usual)
+    yield
+    os.umask(usual)  # every command sets its own
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from expirytrack_dagster.errors import (
     RecoverableError,
     RequestRefused,
     StateLocked,
+    VaultBusy,
 )
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.upstox.decode import CANDLES_SCHEMA
@@ -100,7 +101,7 @@ class Inquiry:
 
         Raises:
             CriticalError: of the token, the plan, the storage or the answer's shape; the caller stops.
-            CircuitOpen, StateLocked: nothing can be asked for a while; that says nothing about this contract.
+            CircuitOpen, StateLocked, VaultBusy: nothing can be asked for a while, which says nothing of this contract.
         """
         answer = Answer(self.instrument_key)
         async with self._judging(answer):
@@ -117,7 +118,7 @@ class Inquiry:
         """Ask whether a contract without minutes has daily candles.
 
         Raises:
-            CriticalError, CircuitOpen, StateLocked: as in `ask`.
+            CriticalError, CircuitOpen, StateLocked, VaultBusy: as in `ask`.
         """
         answer = Answer(self.instrument_key)
         async with self._judging(answer):
@@ -132,7 +133,7 @@ class Inquiry:
         except RequestRefused as error:
             answer.state = State.PARTIAL if answer.tables else State.REFUSED
             answer.error_code, answer.message = error.code, str(error)
-        except (CircuitOpen, StateLocked):
+        except (CircuitOpen, StateLocked, VaultBusy):
             raise
         except (RecoverableError, MalformedResponse) as error:
             if isinstance(error, MalformedResponse) and not self.odd:

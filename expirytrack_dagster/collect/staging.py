@@ -147,6 +147,15 @@ class CellStaging:
             seen.update(status.instrument_key for status in batch.statuses)
         return found
 
+    def peek(self) -> list[ContractStatus]:
+        """Return the staged states as `batches` does, from the files' footers alone; a run may be at work here."""
+        found: dict[str, ContractStatus] = {}
+        for path in self._files():
+            with suppress(*_DAMAGE):  # replaced or taken over at this moment, or not opened by this key
+                schema = pq.read_schema(path, decryption_properties=decrypting(self.key, path))
+                found |= {status.instrument_key: status for status in _unsealed(schema)}
+        return list(found.values())
+
     def forget(self, keys: set[str]) -> None:
         """Take these contracts out of what is staged, because they are asked again."""
         for batch in self.batches():
@@ -215,15 +224,6 @@ class CellStaging:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("batch-*.parquet"))
-
-
-def peek(folder: Path) -> list[ContractStatus]:
-    """Return the states staged in a folder, read from the files' footers alone; others may work there."""
-    found: dict[str, ContractStatus] = {}
-    for path in sorted(folder.glob("batch-*.parquet")):
-        with suppress(pa.ArrowException, OSError, KeyError, TypeError, msgspec.MsgspecError):
-            found |= {status.instrument_key: status for status in _unsealed(pq.read_schema(path))}
-    return list(found.values())
 
 
 def rows_of(batches: Sequence[Batch], columns: Sequence[str]) -> Iterator[pd.DataFrame]:

@@ -7,17 +7,15 @@ Finding the key of a symbol is `upstox/instruments.py`'s job; Dagster's partitio
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.symbology.contract import UNDERLYING
 
 if TYPE_CHECKING:
     from expirytrack_dagster.state import StateDatabase
-
-_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9&_.-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ def check_symbol(text: str) -> str:
         ConfigurationError: it cannot be a partition key, a folder name and a symbol at once.
     """
     symbol = text.strip().upper()
-    if not _SYMBOL.fullmatch(symbol):
+    if not UNDERLYING.fullmatch(symbol):
         raise ConfigurationError(
             f"'{text[:40]}' is no symbol: use letters, digits, '&', '-', '_' and '.', such as NIFTY or M&M."
         )

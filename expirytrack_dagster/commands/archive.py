@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 quarantine = typer.Typer(no_args_is_help=True, help="Review rows that broke a rule: list, release or discard them.")
 
 
-def _day(text: str) -> date:
+def parse_day(text: str) -> date:
+    """Take a date of the command line."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -32,7 +33,9 @@ def _day(text: str) -> date:
 
 AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; everything in the archive if none is given.")]
 Symbol = Annotated[str, typer.Argument(help="Short symbol, such as NIFTY.")]
-ExpiryOption = Annotated[date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="Only rows of this expiry.")]
+ExpiryOption = Annotated[
+    date | None, typer.Option(parser=parse_day, metavar="YYYY-MM-DD", help="Only rows of this expiry.")
+]
 RuleOption = Annotated[str | None, typer.Option(help="Only rows that broke this rule, such as ohlc.")]
 KeyOption = Annotated[str | None, typer.Option(help="Only rows of this contract: SEGMENT|token|DD-MM-YYYY.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking; without it, it is shown first.")]
@@ -46,7 +49,7 @@ def verify(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
 
     settings = load_settings()
     with console.slow_bar("Reading", "candles") as progress:
-        result = verify_archive(_archive(), settings.staging, _checked(symbol), progress)
+        result = verify_archive(_archive(), settings.staging, checked_symbol(symbol), progress)
     if as_json:
         report = {"proven": result.proven, "summary": result.summary, "totals": asdict(result.totals)}
         console.out.print_json(json.dumps(report | {"findings": [asdict(finding) for finding in result.findings]}))
@@ -70,7 +73,7 @@ def list_rows(
     from expirytrack_dagster import console
     from expirytrack_dagster.warehouse.review import Selection, chosen
 
-    rows = chosen(_archive(), Selection(_checked(symbol), expiry, rule, key))
+    rows = chosen(_archive(), Selection(checked_symbol(symbol), expiry, rule, key))
     if as_json:
         console.out.print_json(json.dumps({"rows": _records(rows)}))
     elif rows.empty:
@@ -95,7 +98,7 @@ def release(
     """Move rows into candles as they were received; a row that cannot stand there stays where it is."""
     from expirytrack_dagster.warehouse.review import Selection
 
-    _review("release", Selection(_checked(symbol), expiry, rule, key), yes=yes, as_json=as_json)
+    _review("release", Selection(checked_symbol(symbol), expiry, rule, key), yes=yes, as_json=as_json)
 
 
 @quarantine.command()
@@ -111,13 +114,14 @@ def discard(
     """Remove rows for good; that they were received stays counted."""
     from expirytrack_dagster.warehouse.review import Selection
 
-    _review("discard", Selection(_checked(symbol), expiry, rule, key), yes=yes, as_json=as_json)
+    _review("discard", Selection(checked_symbol(symbol), expiry, rule, key), yes=yes, as_json=as_json)
 
 
 def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -> None:
     from expirytrack_dagster import console
     from expirytrack_dagster.security import audit
     from expirytrack_dagster.warehouse import review
+    from expirytrack_dagster.warehouse.published import publish
 
     archive = _archive()
     rows = review.chosen(archive, selection)
@@ -129,6 +133,7 @@ def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -
     done = review.review(archive, selection, action, audit.current_user()) if agreed else able.iloc[:0]
     if agreed:
         audit.record(load_settings(), action, rows=len(done), **_named(selection))
+        publish(archive, selection.underlying, selection.expiry)
     if as_json:
         report = {"action": action, "changed": agreed, "rows": _records(done if agreed else able)}
         console.out.print_json(json.dumps(report | {"stay": _records(stay)}))
@@ -173,7 +178,8 @@ def _named(selection: Selection) -> dict[str, str]:
     return {name: str(value) for name, value in asdict(selection).items() if value is not None}
 
 
-def _checked(symbol: str | None) -> str | None:
+def checked_symbol(symbol: str | None) -> str | None:
+    """Take a symbol of the command line, if one was given."""
     from expirytrack_dagster.collect.tracking import check_symbol
 
     return None if symbol is None else check_symbol(symbol)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 30
 
+_MARKS = {"known": "", "estimated": "~", "guessed": "?"}
+
 AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; every tracked one if none is given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -40,8 +42,7 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     symbols = [tracking.find(state, symbol).symbol] if symbol else [known.symbol for known in tracking.tracked(state)]
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")
-    archive = open_warehouse(settings)
-    look = outlook(settings, archive, open_ledger(settings), datetime.now(tz=UTC))
+    look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
     made = look.plan(look.missing(symbols))
     unlisted = sorted(set(symbols) - {cell.underlying for cell in look.cells})
     if as_json:
@@ -70,23 +71,27 @@ def _table(made: Plan) -> Table:
     from expirytrack_dagster.quality.rules import IST
 
     grid = Table(title="What is missing, in the order of the work", title_justify="left")
-    for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave", "rests on"):
-        grid.add_column(name, justify="right" if name in {"contracts", "requests", "candles", "MB"} else "left")
+    for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave"):
+        grid.add_column(
+            name,
+            no_wrap=name == "cell",
+            justify="right" if name in {"contracts", "requests", "candles", "MB"} else "left",
+        )
     for cell in made.cells[:SHOWN]:
         finish = cell.finish.astimezone(IST) if cell.finish else None
         late = "" if cell in made.tonight else " (not before the token dies)"
         grid.add_row(
             f"{cell.underlying} {cell.expiry}",
             f"{cell.contracts:,}",
-            f"{cell.requests:,}",
+            f"{_MARKS[cell.basis]}{cell.requests:,}",
             f"{cell.rows:,}",
             f"{cell.bytes / 1e6:,.1f}",
             f"{finish:%d %b %H:%M}{late}" if finish else "",
             str(cell.leaves or ""),
-            str(cell.basis),
         )
+    grid.caption = "~ estimated from cells that were collected, ? guessed before the first one"
     if len(made.cells) > SHOWN:
-        grid.caption = f"and {len(made.cells) - SHOWN:,} more; --json lists all"
+        grid.caption = f"and {len(made.cells) - SHOWN:,} more (--json lists all); {grid.caption}"
     return grid
 
 

@@ -78,7 +78,7 @@ def coverage_map(coverage: Coverage, title: str) -> bytes | None:
     bar.set_label("% of the session's minutes that traded (grey: none)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def violations(spots: pd.DataFrame, title: str) -> bytes | None:
@@ -113,7 +113,7 @@ def violations(spots: pd.DataFrame, title: str) -> bytes | None:
     axes.set_xlabel(f"day, each from {_clock(first)} to {_clock(last)} IST", fontsize=8)
     axes.set_ylabel("strike", fontsize=8)
     axes.set_title(title, fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -136,8 +136,8 @@ def _clock(minute: int) -> str:
     return f"{minute // 60:02d}:{minute % 60:02d}"
 
 
-def _png(figure: Figure) -> bytes:
-    """Return the picture with a palette, the colours reduced until it is small enough."""
+def png(figure: Figure) -> bytes:
+    """Return the picture with a palette, the colours reduced until it is small enough for the event log."""
     from PIL import Image  # noqa: PLC0415 - heavy, and seldom needed
 
     raw = BytesIO()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OURS = (
     *("expirytrack.duckdb*", "state.sqlite*", "audit.*", "vault.*", "keys", "backup.lock", "backups", "snapshot"),
-    *("cache", "staging", "reports", "dagster", "logs", "exports"),
+    *("cache", "staging", "reports", "dagster", "logs", "published", "parquet_archive"),
 )
 """What this program makes in a home."""
 

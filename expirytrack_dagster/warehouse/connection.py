@@ -8,6 +8,7 @@ belongs in `cells.py`, what is asked in `reader.py`, the tables in `migrations/`
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from contextlib import closing, contextmanager, suppress
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import duckdb
+import psutil
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
@@ -30,8 +32,14 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
-# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds: no limit for writing.
-_READING = {"memory_limit": "256MB"}
+# beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds, so for writing the
+# limit is the guide's, or DuckDB's own where the machine is smaller (docs/decisions/0083-settings-of-the-engines.md).
+_THREADS = min(4, os.cpu_count() or 1)
+_READING: dict[str, str | int] = {"memory_limit": "256MB", "threads": _THREADS}
+_WRITING: dict[str, str | int] = {
+    "memory_limit": f"{min(4_000, psutil.virtual_memory().total * 0.8 / 1e6):.0f}MB",
+    "threads": _THREADS,
+}
 
 _CONFINED = (
     "SET python_enable_replacements = false",
@@ -150,6 +158,8 @@ class Warehouse:
         with self.alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
             # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
             opened.execute("SET TimeZone = 'UTC'")
+            # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
+            opened.execute("SET enable_progress_bar = false")
             yield opened
 
     @contextmanager
@@ -182,7 +192,7 @@ class Warehouse:
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             reraise=True,
         )
-        config = {**(_READING if read_only else {}), **self.settings}
+        config = {**(_READING if read_only else _WRITING), **self.settings}
         return retrying(connect, self.database, self.key, read_only=read_only, config=config)
 
 

@@ -63,7 +63,7 @@ def attach(
     if key is None:
         connection.execute(f"ATTACH '{path}' AS {quoted(name)} ({mode})")
         return
-    connection.execute(f"LOAD '{_extension()}'")
+    load_extension(connection)
     connection.execute(
         f"ATTACH '{path}' AS {quoted(name)} ({mode}, ENCRYPTION_KEY $key, ENCRYPTION_CIPHER 'GCM')",
         {"key": base64.b64encode(key).decode()},
@@ -73,6 +73,11 @@ def attach(
 def spilling_safely(database: Path) -> dict[str, str | int]:
     """Return the settings with which a database in memory spills beside the archive, as a file would, and encrypted."""
     return {"temp_directory": f"{database}.tmp", "temp_file_encryption": "true"}
+
+
+def load_extension(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give a connection the cryptography without which DuckDB writes nothing encrypted; raises like `connect`."""
+    connection.execute(f"LOAD '{_extension()}'")
 
 
 def quoted(name: str) -> str:

@@ -30,6 +30,7 @@ JOBS = {
     "expiry_fetch": {"expiries"},
     "contract_fetch": {"contracts"},
     "historical_data_fetch": {"contracts", "candles"},
+    "parquet_export": {"parquet_archive"},
 }
 
 
@@ -142,8 +143,14 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "expiries": [],
         "contracts": ["expiries"],
         "candles": ["contracts"],
+        "parquet_archive": ["candles"],
         "coverage": ["candles", "expiries"],
         "collection_plan": ["candles", "expiries"],
+        "daily_bars": ["candles", "contracts"],
+        "option_chain": ["candles", "contracts"],
+        "implied_volatility": ["option_chain"],
+        "chain_metrics": ["option_chain"],
+        "continuous_futures": ["daily_bars"],
     }
     assert {key.to_user_string() for key in graph.asset_check_keys} == {
         "expiries:expiry_dates",
@@ -157,6 +164,8 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
         *JOBS,
         "data_validation",
+        "derivation",
+        "futures_rolling",
         "backup",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {"discovery", "refresh", "nightly_backup"}
@@ -177,7 +186,10 @@ def test_nothing_runs_by_itself_unless_wanted(monkeypatch: pytest.MonkeyPatch, *
 def test_what_is_late_is_seen(specs: dict[str, dg.AssetSpec]) -> None:
     """Discovery and coverage have a freshness policy; only pure derivations materialize themselves."""
     assert {name for name, spec in specs.items() if spec.freshness_policy} == {"expiries", "coverage"}
-    assert {name for name, spec in specs.items() if spec.automation_condition} == {"coverage", "collection_plan"}
+    assert {name for name, spec in specs.items() if spec.automation_condition} == {
+        *("coverage", "collection_plan"),
+        *("daily_bars", "option_chain", "implied_volatility", "chain_metrics", "continuous_futures"),
+    }
 
 
 def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) -> None:
@@ -185,6 +197,9 @@ def test_every_asset_leads_to_its_documentation(specs: dict[str, dg.AssetSpec]) 
     for name, spec in specs.items():
         page = spec.metadata["docs"]
         assert isinstance(page, dg.PathMetadataValue)
-        assert page.value == "docs/automation.md"
+        expected = (
+            "exports" if name == "parquet_archive" else "queries" if spec.group_name == "derived" else "automation"
+        )
+        assert page.value == f"docs/{expected}.md"
+        assert (Path(__file__).parents[2] / page.value).exists()
         assert ("upstox_docs" in spec.metadata) == (name in CHECKS)
-    assert (Path(__file__).parents[2] / "docs" / "automation.md").exists()

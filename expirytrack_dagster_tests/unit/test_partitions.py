@@ -70,7 +70,7 @@ def test_cells_that_never_were_are_settled_once(instance: dg.DagsterInstance) ->
     """A date of another underlying is recorded as not listed, for both assets, without a run, and only once."""
     partitions.add_expiries(instance, ["2025-08-21", "2025-08-28"])
     listed = {"NIFTY": {"2025-08-21", "2025-08-28"}, "BANKNIFTY": {"2025-08-28"}}
-    assert partitions.settle_unlisted(instance, listed) == 2
+    assert partitions.settle_unlisted(instance, listed) == len(partitions.CELL_ASSETS)
     assert partitions.settle_unlisted(instance, listed) == 0
     for asset in ("contracts", "candles"):
         assert materialized(instance, asset) == {"2025-08-21|BANKNIFTY"}
@@ -87,7 +87,9 @@ def test_a_date_newer_than_a_list_is_left_open(instance: dg.DagsterInstance) -> 
     partitions.add_expiries(instance, ["2025-08-28", "2025-09-02", "2025-09-09"])
     listed = {"NIFTY": {"2025-08-28", "2025-09-02", "2025-09-09"}, "SENSEX": {"2025-08-28"}, "NEW": set[str]()}
     assert partitions.settle_unlisted(instance, listed) == 0
-    assert partitions.settle_unlisted(instance, listed | {"SENSEX": {"2025-08-28", "2025-09-09"}}) == 2
+    assert partitions.settle_unlisted(instance, listed | {"SENSEX": {"2025-08-28", "2025-09-09"}}) == len(
+        partitions.CELL_ASSETS
+    )
     assert materialized(instance, "candles") == {"2025-09-02|SENSEX"}
 
 

@@ -98,13 +98,14 @@ def token_until(dies: datetime) -> str:
 
 @dataclass
 class Machine:
-    """An always-on machine; `runs` are (job, partition, success) in the order in which they were executed."""
+    """An always-on machine; `runs` are (job, partition, success) in the order of execution, `failures` say why."""
 
     settings: Settings
     instance: dg.DagsterInstance
     upstox: Running
     defs: dg.Definitions
     runs: list[tuple[str, str, bool]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     used_keys: set[str] = field(default_factory=set)
     cursors: dict[str, str | None] = field(default_factory=dict)
 
@@ -175,6 +176,10 @@ class Machine:
                 raise_on_error=False,
             )
             self.runs.append((name, request.partition_key, result.success))
+            for failure in result.get_step_failure_events():
+                own = failure.step_failure_data.user_failure_data
+                told = own.description if own else str(failure.step_failure_data.error)[:2000]
+                self.failures.append(f"{request.partition_key}: {told}")
         return len(requests)
 
 

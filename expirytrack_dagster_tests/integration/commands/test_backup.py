@@ -388,6 +388,7 @@ def test_the_job_makes_the_same_backup(home: Path) -> None:
     )
 
 
+@pytest.mark.timeout(900)
 def test_a_backup_while_a_collection_runs_restores_proven(tmp_path: Path, home: Path) -> None:
     """Several backups in the midst of one cell: each restores equal to its copy, and can be collected to the end."""
     market = SyntheticMarket(strikes=12, days=1, today=date(2025, 9, 1))

@@ -86,7 +86,7 @@ class Setup:
 
         async def script(client: UpstoxClient) -> Answer:
             minutes, days = (Windows(self.state, 1830, interval) for interval in (MINUTES, DAYS))
-            inquiry = Inquiry(client, key, EXPIRY, minutes, days)
+            inquiry = Inquiry(client, key, EXPIRY, minutes, days, odd=True)  # else a wrong shape has no state
             answer = await inquiry.ask()
             return answer if answer.state else await inquiry.prove_empty()
 

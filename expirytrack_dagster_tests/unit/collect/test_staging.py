@@ -170,6 +170,17 @@ def test_the_last_state_of_a_contract_counts(staging: CellStaging) -> None:
     assert len(staged(staging)) == 2
 
 
+def test_a_look_at_the_states_changes_nothing(staging: CellStaging) -> None:
+    """The planner sees the last state of each contract, and leaves what it cannot read to whoever works there."""
+    assert staging.peek() == []
+    staging.write(good("a", 1), bad("a", 0), [status("a", State.PARTIAL), status("b")])
+    last = staging.write(good("a", 1), bad("a", 0), [status("a")])
+    assert {one.instrument_key: one.status for one in staging.peek()} == {"a": State.COMPLETE, "b": State.COMPLETE}
+    last.path.write_bytes(last.path.read_bytes()[:-5])
+    assert {one.instrument_key: one.status for one in staging.peek()} == {"a": State.PARTIAL, "b": State.COMPLETE}
+    assert last.path.exists()
+
+
 def test_a_full_disk_leaves_nothing_half_written(staging: CellStaging, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without room the error says so, earlier batches stay, and the next try succeeds."""
     first = staging.write(good("a", 3), bad("a", 0), [status("a")])

@@ -52,7 +52,8 @@ def test_one_open_file_in_a_closed_home_is_closed(opened: Path) -> None:
 def test_what_is_not_ours_is_left_alone(opened: Path) -> None:
     """A home that was set to a folder of other things: those, the folder itself, and what links lead to, stay open."""
     other, outside = opened / "letters", opened.parent / "outside"
-    other.mkdir(mode=0o755)
+    other.mkdir()
+    other.chmod(0o755)
     outside.touch()
     outside.chmod(0o644)
     (opened / "audit.link").symlink_to(outside)
@@ -66,8 +67,10 @@ def test_a_folder_without_anything_of_ours_is_left_alone(home: Path) -> None:
     """Also an empty one, and one that is not there."""
     assert close_home(load_settings()) == []
     assert not home.exists()
-    home.mkdir(mode=0o755)
-    (home / "letter").touch(mode=0o644)
+    home.mkdir()
+    (home / "letter").touch()
+    home.chmod(0o755)
+    (home / "letter").chmod(0o644)
     assert close_home(load_settings()) == []
     assert (mode(home), mode(home / "letter")) == (0o755, 0o644)
 

@@ -177,3 +177,10 @@ def test_a_home_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not be used"), Warehouse(tmp_path / "home" / "a.duckdb").reading():
         pass
     assert (tmp_path / "home").read_text() == "not a folder"
+
+
+def test_duckdb_draws_no_progress_bar(warehouse: Warehouse) -> None:
+    """It would stand in the middle of a command's result."""
+    for opened in (warehouse.writing, warehouse.reading):
+        with opened() as connection:
+            assert connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (False,)

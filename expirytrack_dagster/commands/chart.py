@@ -1,0 +1,111 @@
+"""`expirytrack chart ...`: pictures of what the archive holds; no request.
+
+Only options and printing: what is drawn is `charts/`.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expirytrack_dagster.commands.archive import Symbol, checked_symbol, parse_day
+from expirytrack_dagster.export.cell import Interval, Selection
+from expirytrack_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    from expirytrack_dagster.warehouse.connection import Warehouse
+
+chart = typer.Typer(no_args_is_help=True, help="Draw a contract, the smile of a chain, the coverage of a cell.")
+
+
+def _instant(text: str) -> datetime:
+    from expirytrack_dagster.quality.rules import IST
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no time of the form 'YYYY-MM-DD HH:MM'.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=IST)
+
+
+_DAY = "YYYY-MM-DD"
+ExpiryArgument = Annotated[date, typer.Argument(parser=parse_day, metavar=_DAY, help="Expiry date.")]
+ToOption = Annotated[Path, typer.Option(metavar="FILE", help="The picture to make: a .png or .svg file.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it stands there.")]
+
+
+@chart.command()
+def bars(
+    contract: Annotated[
+        str,
+        typer.Argument(
+            help="An instrument key, or a symbol of Upstox, OpenAlgo or the exchange, such as NIFTY28AUG2524500CE."
+        ),
+    ],
+    to: ToOption,
+    first: Annotated[
+        date | None, typer.Option("--from", parser=parse_day, metavar=_DAY, help="First trading day, in India.")
+    ] = None,
+    last: Annotated[date | None, typer.Option("--until", parser=parse_day, metavar=_DAY, help="Last one.")] = None,
+    interval: Annotated[
+        Interval | None, typer.Option(help="Width of a bar; the narrowest that fits into a picture if none is given.")
+    ] = None,
+    *,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Draw a contract: candles, volume and open interest."""
+    from expirytrack_dagster.charts.drawing import bars_chart
+    from expirytrack_dagster.charts.paper import check_file
+
+    target = check_file(to.expanduser(), overwrite=overwrite)
+    selection = Selection(first_day=first, last_day=last)
+    _told(bars_chart(_archive(), contract, target, selection, interval), target)
+
+
+@chart.command()
+def smile(
+    symbol: Symbol,
+    expiry: ExpiryArgument,
+    to: ToOption,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=_instant,
+            metavar="'YYYY-MM-DD HH:MM'",
+            help="The minute, in India; the last one before noon that has a volatility if none is given.",
+        ),
+    ] = None,
+    *,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Draw the volatilities of a chain in a minute, and how far its calls and puts stray from parity on that day."""
+    from expirytrack_dagster.charts.drawing import smile_chart
+    from expirytrack_dagster.charts.paper import check_file
+
+    target = check_file(to.expanduser(), overwrite=overwrite)
+    _told(smile_chart(_archive(), checked_symbol(symbol) or "", expiry, at, target), target)
+
+
+@chart.command()
+def coverage(symbol: Symbol, expiry: ExpiryArgument, to: ToOption, *, overwrite: OverwriteOption = False) -> None:
+    """Draw in which share of each day's minutes each contract of a cell traded (a .png file)."""
+    from expirytrack_dagster.charts.drawing import coverage_chart
+    from expirytrack_dagster.charts.paper import check_file
+
+    target = check_file(to.expanduser(), overwrite=overwrite)
+    _told(coverage_chart(_archive(), checked_symbol(symbol) or "", expiry, target), target)
+
+
+def _told(title: str, target: Path) -> None:
+    from expirytrack_dagster.console import say
+
+    say(f"{title}: {target}")
+
+
+def _archive() -> Warehouse:
+    from expirytrack_dagster.warehouse.connection import open_warehouse
+
+    return open_warehouse(load_settings())

@@ -1,0 +1,63 @@
+"""`expirytrack derive`: make what is derived from candles where it is missing or old; no request.
+
+Only options, progress and printing: the runs are `runs.py`, the SQL is `warehouse/derivations/`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from expirytrack_dagster.commands.archive import AnySymbol, JsonOption, checked_symbol, parse_day
+from expirytrack_dagster.settings import load_settings
+
+
+def derive(
+    symbol: AnySymbol = None,
+    expiry: Annotated[
+        date | None,
+        typer.Option(parser=parse_day, metavar="YYYY-MM-DD", help="Only this expiry, even if it is up to date."),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make daily bars, chains, volatilities, metrics and continuous futures of candles that are new; no request."""
+    from expirytrack_dagster import console
+    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.jobs import derivation, futures_rolling
+    from expirytrack_dagster.partitions import add_expiries, add_underlying, cell_key
+    from expirytrack_dagster.runs import Runner
+    from expirytrack_dagster.warehouse.connection import open_warehouse
+    from expirytrack_dagster.warehouse.derived import outdated
+
+    settings = load_settings()
+    symbol = checked_symbol(symbol)
+    if expiry is not None and symbol is None:
+        raise typer.BadParameter("An expiry needs its symbol: expirytrack derive NIFTY --expiry 2025-08-28.")
+    archive = open_warehouse(settings)
+    wanted = [(symbol, expiry)] if symbol and expiry else outdated(archive, settings.interest_rate, symbol)
+    errors: list[str] = []
+    with open_instance(settings) as instance, console.slow_bar("Deriving", "cells") as progress:
+        runner = Runner(instance, console.ProgressBars())
+        add_expiries(instance, [day.isoformat() for _, day in wanted])
+        for name in sorted({name for name, _ in wanted}):
+            add_underlying(instance, name)
+        for done, (name, day) in enumerate(wanted):
+            progress(done, len(wanted))
+            report = runner.launch(derivation.name, cell_key(name, day.isoformat()))
+            errors += [f"{name} {day}: {report.error}"] if report.error else []
+        for name in sorted({name for name, _ in wanted}):
+            report = runner.launch(futures_rolling.name, name)
+            errors += [f"{name}: {report.error}"] if report.error else []
+    if as_json:
+        made = [{"underlying": name, "expiry": day.isoformat()} for name, day in wanted]
+        console.out.print_json(json.dumps({"cells": made, "errors": errors}))
+    else:
+        for sentence in errors:
+            console.say(sentence, to=console.err, style="red")
+        cells = f"{len(wanted):,} cell{'' if len(wanted) == 1 else 's'} derived."
+        console.say(cells if wanted else "Everything is derived from the newest candles.")
+    raise typer.Exit(1 if errors else 0)
