@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.commands.secret import asked
 from expirytrack_dagster.settings import Settings, load_settings
 
@@ -50,7 +51,9 @@ def login(
         raise typer.BadParameter("--paste and --approve are two ways of the same: take one.")
     settings = _settings(account)
     if paste:
-        token = asyncio.run(AuthManager(settings).accept_pasted(asked("Access token: ")))
+        pasted = asked("Access token: ")
+        with console.err.status("Asking Upstox whose token this is"):  # where the limits are used up, that has to wait
+            token = asyncio.run(AuthManager(settings).accept_pasted(pasted))
     else:
         manager = AuthManager(settings, _app(settings))
         token = (
@@ -68,7 +71,8 @@ def logout(account: AccountOption = None) -> None:
     from expirytrack_dagster.upstox.auth import AuthManager
 
     settings = _settings(account)
-    goodbye = asyncio.run(AuthManager(settings).logout())
+    with console.err.status("Ending the token at Upstox"):
+        goodbye = asyncio.run(AuthManager(settings).logout())
     _say_if_set(settings, "is set and goes on being used: unset it.")
     if goodbye.not_revoked is not None:
         console.say(
@@ -81,9 +85,7 @@ def logout(account: AccountOption = None) -> None:
     console.say(forgotten if goodbye.forgotten else f"Account '{settings.account}' had no token here.")
 
 
-def token(
-    account: AccountOption = None, *, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
-) -> None:
+def token(account: AccountOption = None, *, as_json: JsonOption = False) -> None:
     """Show whether there is a usable token and until when, never the token; exit code 4 if there is none."""
     from expirytrack_dagster import console
     from expirytrack_dagster.upstox.tokens import token_state

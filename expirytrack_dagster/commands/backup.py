@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.commands.secret import asked
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     from expirytrack_dagster.security.backup_file import Openers
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def backup(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.commands.secret import asked_twice
 from expirytrack_dagster.settings import load_settings
 
@@ -23,7 +24,6 @@ ToOption = Annotated[
 ArchiveOption = Annotated[
     bool, typer.Option("--archive", help="Write the encrypted archive anew as well, under a new key of its own.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @keys.command()
