@@ -305,12 +305,13 @@ def _user_version(state: Path) -> int:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    make_folder(settings.home)
     lock = FileLock(settings.home / "backup.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BackupRefused("Another backup of this home is being made: let it end, then try again.") from None
+    with _faults(settings.home):
+        make_folder(settings.home)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BackupRefused("Another backup of this home is being made: let it end, then try again.") from None
     try:
         yield
     finally:

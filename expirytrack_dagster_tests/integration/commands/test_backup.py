@@ -275,6 +275,23 @@ def test_a_home_that_is_not_equal_gets_no_name(
     assert {path.name for path in tmp_path.iterdir()} == {filled.name}
 
 
+@pytest.mark.parametrize(
+    ("name", "is_folder"), [("backup.lock", True), ("backups", False), ("snapshot", False), ("audit.lock", True)]
+)
+def test_something_else_in_the_place_of_what_a_backup_needs(
+    filled: Path, run: Command, name: str, *, is_folder: bool
+) -> None:
+    """One sentence names it; nothing is made, and what stands there stays."""
+    place = filled / name
+    place.unlink(missing_ok=True)
+    place.mkdir(mode=0o700) if is_folder else place.touch(mode=0o600)
+    code, out, err = run("backup")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert name.partition(".")[0] in err
+    assert place.is_dir() is is_folder
+    assert not list(filled.glob("backups/*"))
+
+
 @pytest.mark.usefixtures("filled")
 def test_a_folder_keeps_as_many_as_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of ours go; what is foreign, broken or still being written stays, however old it looks."""
