@@ -382,8 +382,9 @@ def _usable_home(home: Path) -> Path:
     try:
         absolute = home.expanduser().resolve()
         nearest = next(place for place in (absolute, *absolute.parents) if os.path.lexists(place))
+        is_folder = nearest.is_dir()
     except (OSError, RuntimeError) as error:  # of no such user, or of a link that leads to itself
         raise ConfigurationError(f"{PREFIX}HOME ({str(home)!r}) cannot be used: {error}.") from None
-    if not nearest.is_dir():
+    if not is_folder:
         raise ConfigurationError(f"{PREFIX}HOME ({str(home)!r}) cannot be used, {nearest} is no folder: name another.")
     return absolute
