@@ -77,7 +77,11 @@ class Restored:
     encrypted: bool
 
 
-def back_up(settings: Settings, folder: Path | None = None) -> Backup:
+def back_up(
+    settings: Settings,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Backup:
     """Make a backup of the home, prove the copy, and remove older backups beyond `backup_keep`.
 
     Older ones stay when the copy contradicts itself: they may be the last sound ones.
@@ -85,6 +89,7 @@ def back_up(settings: Settings, folder: Path | None = None) -> Backup:
     Args:
         settings: whose home.
         folder: where to; the settings' folder if None.
+        progress: told the bytes sealed, and all, once the copy is taken and proved.
 
     Raises:
         BackupRefused: another backup is under way, or the folder cannot be used.
@@ -105,7 +110,7 @@ def back_up(settings: Settings, folder: Path | None = None) -> Backup:
         path = folder / backup_file.name_of(now)
         if path.exists():
             raise BackupRefused(f"{path} exists already: try again in a second.")
-        backup_file.write(path, manifest, copy, key, passphrase)
+        backup_file.write(path, manifest, copy, key, passphrase, progress)
         sound = not any(finding.severity is Severity.CONTRADICTION for finding in proof.findings)
         removed = backup_file.whole_backups(folder, key)[: -settings.backup_keep] if sound else []
         for old in removed:
@@ -300,12 +305,13 @@ def _user_version(state: Path) -> int:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    make_folder(settings.home)
     lock = FileLock(settings.home / "backup.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BackupRefused("Another backup of this home is being made: let it end, then try again.") from None
+    with _faults(settings.home):
+        make_folder(settings.home)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BackupRefused("Another backup of this home is being made: let it end, then try again.") from None
     try:
         yield
     finally:

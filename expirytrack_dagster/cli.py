@@ -27,6 +27,7 @@ from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
@@ -81,16 +82,8 @@ def _guard() -> None:
         say(sentence, to=err, style="yellow")
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI.")]
 HostOption = Annotated[str, typer.Option(help="Address that the UI listens on; others than this machine's are open.")]
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
 
 
 @app.command()
@@ -137,7 +130,9 @@ def collect(
     expiry: Annotated[
         list[date] | None,
         typer.Option(
-            parser=_day, metavar="YYYY-MM-DD", help="Only this expiry (repeat for more); all listed ones if not given."
+            parser=parse_day,
+            metavar="YYYY-MM-DD",
+            help="Only this expiry (repeat for more); all listed ones if not given.",
         ),
     ] = None,
     *,

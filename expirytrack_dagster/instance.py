@@ -16,6 +16,7 @@ import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.security.private_files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,21 @@ def prepare(settings: Settings) -> Path:
     """Make the instance's folder with its dagster.yaml, point DAGSTER_HOME at it, and return it.
 
     An existing dagster.yaml is kept: it may have been changed on purpose.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
     """
     folder = settings.dagster_home
-    folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "dagster.yaml"
-    if not configuration.exists():
-        shutil.copyfile(_shipped_configuration(), configuration)
+    try:
+        make_folder(folder)
+        if not configuration.exists():
+            shutil.copyfile(_shipped_configuration(), configuration)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be used as a folder ({error.strerror or error}): see that nothing else stands there, the "
+            "disk has room and the home belongs to you."
+        ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 

@@ -8,7 +8,7 @@ they agree. Nothing is asked of the API, nothing of Dagster is known here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 import pandas as pd
@@ -31,7 +31,7 @@ from expirytrack_dagster.collect.states import SEALED, State
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.parquet import staging_key
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.tokens import token_state
+from expirytrack_dagster.upstox.tokens import daily_death, token_state
 from expirytrack_dagster.warehouse import reader
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 COUNTED = 200
 """Cells whose questions are counted one by one, a hundredth of a second each; more of them are estimated."""
-
-TOKEN_DIES = time(3, 30, tzinfo=IST)
-"""Every token dies at half past three in the morning, whenever it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +131,7 @@ def since(settings: Settings, now: datetime) -> date | None:
 def token_dies(settings: Settings, now: datetime) -> datetime:
     """Return when the present token dies; where its life is not known, at half past three of the coming night."""
     known = token_state(settings, now).expires_at
-    if known is not None and known > now:
-        return known
-    local = now.astimezone(IST)
-    tonight = datetime.combine(local.date(), TOKEN_DIES)
-    return (tonight if local < tonight else tonight + timedelta(days=1)).astimezone(UTC)
+    return known if known is not None and known > now else daily_death(now)
 
 
 def planned_requests(request: CellRequest, staging: CellStaging, archive: Warehouse) -> int:

@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import ipaddress
 import math
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -361,7 +362,7 @@ def load_settings(**overrides: object) -> Settings:
 
     Raises:
         ConfigurationError: a value cannot be used; the sentence names the key, the value and what is wrong. Or
-            `expirytrack.toml` cannot be read.
+            `expirytrack.toml` cannot be read, or the home can be no folder.
     """
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]
@@ -373,4 +374,17 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigurationError(message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"expirytrack.toml cannot be read: {error}.") from None
-    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+    return settings.model_copy(update={"home": _usable_home(settings.home)})
+
+
+def _usable_home(home: Path) -> Path:
+    """Return the home as an absolute path; what is there, or the nearest above it that is, has to be a folder."""
+    try:
+        absolute = home.expanduser().resolve()
+        nearest = next(place for place in (absolute, *absolute.parents) if os.path.lexists(place))
+        is_folder = nearest.is_dir()
+    except (OSError, RuntimeError) as error:  # of no such user, or of a link that leads to itself
+        raise ConfigurationError(f"{PREFIX}HOME ({str(home)!r}) cannot be used: {error}.") from None
+    if not is_folder:
+        raise ConfigurationError(f"{PREFIX}HOME ({str(home)!r}) cannot be used, {nearest} is no folder: name another.")
+    return absolute

@@ -31,6 +31,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     os.umask(usual)  # every command sets its own
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Give back the umask that a command of this process has narrowed: the next test makes files as it always does."""
+    os.umask(before := os.umask(0o022))
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return the home that this test's settings name."""

@@ -4,7 +4,7 @@ Run by hand or after `coverage`; the sensor `token_life` records the same result
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
@@ -13,9 +13,6 @@ from expirytrack_dagster.settings import Settings
 
 COVERAGE = dg.AssetKey("coverage")
 ACCESS_TOKEN = "access_token"  # noqa: S105 -- the name of a check
-
-WARNING = timedelta(hours=1)
-"""How long before its death a token is warned of: time enough to log in again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class JudgedToken:
 
 
 def judged_token(settings: Settings, now: datetime) -> JudgedToken:
-    """Judge the token at a moment (UTC)."""
+    """Judge the token at a moment (UTC); how soon is soon, the settings say, as they do for `status`."""
     from expirytrack_dagster.upstox.tokens import token_state
 
     state = token_state(settings, now)
@@ -56,7 +53,7 @@ def judged_token(settings: Settings, now: datetime) -> JudgedToken:
         return JudgedToken(
             f"dead {state.expires_at}", passed=False, sentence=state.sentence, severity=_ERROR, minutes_left=left
         )
-    if left is not None and left <= WARNING.total_seconds() / 60:
+    if left is not None and left <= settings.token_warning_minutes:
         return JudgedToken(
             f"dying {state.expires_at}",
             passed=False,
@@ -73,7 +70,9 @@ _ERROR = dg.AssetCheckSeverity.ERROR
 
 
 @dg.asset_check(
-    asset=COVERAGE, name=ACCESS_TOKEN, description="There is an access token, and it does not die within the hour."
+    asset=COVERAGE,
+    name=ACCESS_TOKEN,
+    description="There is an access token, and it outlives EXPIRYTRACK_TOKEN_WARNING_MINUTES.",
 )
 def access_token(upstox: UpstoxResource) -> dg.AssetCheckResult:
     """Judge the token as it is now."""

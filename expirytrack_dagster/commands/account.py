@@ -7,7 +7,6 @@ Only options, questions, waiting and printing: what is believed is `upstox/auth.
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import sys
 import webbrowser
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.commands.options import JsonOption
+from expirytrack_dagster.commands.secret import asked
 from expirytrack_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def login(
         raise typer.BadParameter("--paste and --approve are two ways of the same: take one.")
     settings = _settings(account)
     if paste:
-        token = asyncio.run(AuthManager(settings).accept_pasted(_asked("Access token: ")))
+        pasted = asked("Access token: ")
+        with console.err.status("Asking Upstox whose token this is"):  # where the limits are used up, that has to wait
+            token = asyncio.run(AuthManager(settings).accept_pasted(pasted))
     else:
         manager = AuthManager(settings, _app(settings))
         token = (
@@ -69,7 +71,8 @@ def logout(account: AccountOption = None) -> None:
     from expirytrack_dagster.upstox.auth import AuthManager
 
     settings = _settings(account)
-    goodbye = asyncio.run(AuthManager(settings).logout())
+    with console.err.status("Ending the token at Upstox"):
+        goodbye = asyncio.run(AuthManager(settings).logout())
     _say_if_set(settings, "is set and goes on being used: unset it.")
     if goodbye.not_revoked is not None:
         console.say(
@@ -82,9 +85,7 @@ def logout(account: AccountOption = None) -> None:
     console.say(forgotten if goodbye.forgotten else f"Account '{settings.account}' had no token here.")
 
 
-def token(
-    account: AccountOption = None, *, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
-) -> None:
+def token(account: AccountOption = None, *, as_json: JsonOption = False) -> None:
     """Show whether there is a usable token and until when, never the token; exit code 4 if there is none."""
     from expirytrack_dagster import console
     from expirytrack_dagster.upstox.tokens import token_state
@@ -115,12 +116,17 @@ def token_report(state: TokenState) -> dict[str, object]:
 
 
 def say_token(settings: Settings) -> None:
-    """Print the line of `status` about the token."""
+    """Print the lines of `status` about the token, and about the vault's keys where they are too old."""
     from expirytrack_dagster import console
+    from expirytrack_dagster.errors import ExpiryTrackError
+    from expirytrack_dagster.security.vault import rotation_finding
     from expirytrack_dagster.upstox.tokens import token_state
 
     state = token_state(settings)
     console.say(f"Token:   {state.sentence}", style=_style(settings, state))
+    with suppress(ExpiryTrackError):  # a vault that does not open keeps nobody from working with another token
+        if (finding := rotation_finding(settings)) is not None:
+            console.say(f"Keys:    {finding}", style="yellow")
 
 
 def warn_of_token(settings: Settings, seconds_needed: float | None = None) -> None:
@@ -178,18 +184,7 @@ def _app(settings: Settings) -> App | None:
     if known is not None or not sys.stdin.isatty():
         return known
     client_id = settings.client_id or typer.prompt("API key of your app").strip()
-    return App(client_id=client_id, client_secret=_asked("API secret of your app: "))
-
-
-def _asked(question: str) -> str:
-    """Return a secret from a hidden prompt, or the first line of standard input where nobody is asked."""
-    try:
-        answer = getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline()
-    except EOFError:
-        answer = ""
-    if not answer.strip():
-        raise ConfigurationError("Nothing was given: nothing was changed.")
-    return answer.strip()
+    return App(client_id=client_id, client_secret=asked("API secret of your app: ").strip())
 
 
 def _redirected(settings: Settings, manager: AuthManager, minutes: float, *, open_browser: bool) -> AccessToken:

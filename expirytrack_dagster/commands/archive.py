@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import AnySymbol, JsonOption, Symbol, parse_day
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
@@ -23,23 +24,12 @@ if TYPE_CHECKING:
 quarantine = typer.Typer(no_args_is_help=True, help="Review rows that broke a rule: list, release or discard them.")
 
 
-def parse_day(text: str) -> date:
-    """Take a date of the command line."""
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
-
-
-AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; everything in the archive if none is given.")]
-Symbol = Annotated[str, typer.Argument(help="Short symbol, such as NIFTY.")]
 ExpiryOption = Annotated[
     date | None, typer.Option(parser=parse_day, metavar="YYYY-MM-DD", help="Only rows of this expiry.")
 ]
 RuleOption = Annotated[str | None, typer.Option(help="Only rows that broke this rule, such as ohlc.")]
 KeyOption = Annotated[str | None, typer.Option(help="Only rows of this contract: SEGMENT|token|DD-MM-YYYY.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking; without it, it is shown first.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def verify(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:

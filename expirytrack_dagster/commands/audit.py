@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.settings import load_settings
 
@@ -28,7 +29,6 @@ def _head(text: str) -> tuple[int, str]:
     return int(found[1]), found[2]
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 HeadOption = Annotated[
     str | None,
     typer.Option(metavar="NUMBER:HASH", help="A head that was printed earlier: is it still there?"),

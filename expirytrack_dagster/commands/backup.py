@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
+from expirytrack_dagster.commands.secret import asked
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     from expirytrack_dagster.security.backup_file import Openers
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def backup(
@@ -29,7 +29,7 @@ def backup(
 ) -> None:
     """Copy the home, prove the copy, and seal it into one file; a collection may go on meanwhile."""
     from expirytrack_dagster.backup import back_up, recovery_key
-    from expirytrack_dagster.console import say
+    from expirytrack_dagster.console import say, slow_bar
     from expirytrack_dagster.security import audit
 
     settings = load_settings()
@@ -38,7 +38,8 @@ def backup(
         audit.record(settings, "recovery_key_shown")
         typer.echo(json.dumps({"recovery_key": key}) if as_json else key)
         return
-    made = back_up(settings, to and to.expanduser().resolve())
+    with slow_bar("Backing up", "bytes") as progress:
+        made = back_up(settings, to and to.expanduser().resolve(), progress)
     if as_json:
         typer.echo(json.dumps(asdict(made), default=str, indent=2))
         return
@@ -71,7 +72,7 @@ def restore(
     home = into.expanduser().absolute() if into else settings.home
     openers = own_openers(settings)
     if not _opens(archive, openers) and sys.stdin.isatty():
-        openers = _asked()
+        openers = _asked_openers()
     with console.slow_bar("Restoring", "bytes") as progress:
         result = restore_backup(settings, archive, home, openers, progress)
     if as_json:
@@ -98,12 +99,12 @@ def _opens(archive: Path, openers: Openers) -> bool:
         return True  # nothing to ask for: restoring says what is wrong with the file
 
 
-def _asked() -> Openers:
+def _asked_openers() -> Openers:
     """Ask for the recovery key or the passphrase, without showing it."""
     from expirytrack_dagster.errors import ConfigurationError
     from expirytrack_dagster.security import backup_file
 
-    text = typer.prompt("Recovery key or passphrase", hide_input=True, err=True)
+    text = asked("Recovery key or passphrase: ")
     try:
         return backup_file.Openers(keys=(backup_file.read_spelled(text),))
     except ConfigurationError:

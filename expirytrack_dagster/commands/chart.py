@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.commands.archive import Symbol, checked_symbol, parse_day
+from expirytrack_dagster.commands.archive import checked_symbol
+from expirytrack_dagster.commands.options import Symbol, parse_day
 from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from expirytrack_dagster.commands.archive import AnySymbol, JsonOption, checked_symbol, parse_day
+from expirytrack_dagster.commands.archive import checked_symbol
+from expirytrack_dagster.commands.options import AnySymbol, JsonOption, parse_day
 from expirytrack_dagster.settings import load_settings
 
 

@@ -9,12 +9,18 @@ from expirytrack_dagster.settings import load_settings
 
 
 def encrypt() -> None:
-    """Encrypt the archive and what is staged, in place: what was there stays until the new file is proved equal."""
+    """Encrypt the archive and what is staged, in place; kept answers are dropped.
+
+    What was there stays until the new file is proved equal. State, reports, audit log and Dagster's records stay plain.
+    """
     _convert(encrypted=True)
 
 
 def decrypt() -> None:
-    """Make the archive and what is staged plain again, in place: what was there stays until then."""
+    """Make the archive and what is staged plain again, in place; kept answers are dropped.
+
+    What was there stays until the new file is proved equal.
+    """
     _convert(encrypted=False)
 
 

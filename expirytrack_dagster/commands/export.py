@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     from expirytrack_dagster.export.exporting import Exported
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
 
 
 def _time(text: str) -> time:
@@ -47,12 +41,14 @@ def export(
         typer.Option("--format", help="parquet (the default), csv, feather, nautilus or lean; repeat for more."),
     ] = None,
     expiry: Annotated[
-        list[date] | None, typer.Option(parser=_day, metavar=_DAY, help="Only this expiry; repeat for more.")
+        list[date] | None, typer.Option(parser=parse_day, metavar=_DAY, help="Only this expiry; repeat for more.")
     ] = None,
     first: Annotated[
-        date | None, typer.Option("--from", parser=_day, metavar=_DAY, help="First trading day, in India.")
+        date | None, typer.Option("--from", parser=parse_day, metavar=_DAY, help="First trading day, in India.")
     ] = None,
-    last: Annotated[date | None, typer.Option("--until", parser=_day, metavar=_DAY, help="Last trading day.")] = None,
+    last: Annotated[
+        date | None, typer.Option("--until", parser=parse_day, metavar=_DAY, help="Last trading day.")
+    ] = None,
     after: Annotated[
         time | None, typer.Option(parser=_time, metavar=_TIME, help="First minute of each day, in India.")
     ] = None,
@@ -73,7 +69,7 @@ def export(
         Path | None, typer.Option(metavar="PATH", help="Write nothing: prove an export from its manifest.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write candles as Parquet, CSV, Feather, a NautilusTrader catalog or a LEAN data folder, with a manifest.
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption, Symbol, parse_day
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings import load_settings
 
@@ -26,19 +27,10 @@ class Job(StrEnum):
     DATA_VALIDATION = "data_validation"
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no date of the form YYYY-MM-DD.") from None
-
-
 JobName = Annotated[Job, typer.Argument(help="What to run.")]
-Symbol = Annotated[str, typer.Argument(help="Short symbol, such as NIFTY.")]
 ExpiryOption = Annotated[
-    date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="The cell's expiry; not for expiry_fetch.")
+    date | None, typer.Option(parser=parse_day, metavar="YYYY-MM-DD", help="The cell's expiry; not for expiry_fetch.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def job(name: JobName, symbol: Symbol, expiry: ExpiryOption = None, *, as_json: JsonOption = False) -> None:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
+from expirytrack_dagster.commands.secret import asked_twice
 from expirytrack_dagster.settings import load_settings
 
 keys = typer.Typer(no_args_is_help=True, help="The keys of the vault: their age, and new ones in their place.")
@@ -22,7 +24,6 @@ ToOption = Annotated[
 ArchiveOption = Annotated[
     bool, typer.Option("--archive", help="Write the encrypted archive anew as well, under a new key of its own.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @keys.command()
@@ -62,6 +63,9 @@ def status(*, as_json: JsonOption = False) -> None:
 def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
     """Encrypt the vault anew: new data key, new secret.
 
+    The keys of files stay: archive, staged batches, kept answers and backups open as before. --archive renews the
+    archive's key, and only that.
+
     A passphrase stays, unless --to passphrase is given: then a new one is asked for, or EXPIRYTRACK_PASSPHRASE is taken
     by a vault that had none.
     """
@@ -77,9 +81,10 @@ def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
         console.say(f"There is no vault at {settings.vault} yet: nothing to rotate.")
         return
     new = key_sources.source(to or found.source, settings)
-    asked = to == "passphrase" and (settings.passphrase is None or found.source == "passphrase")
-    if asked:
-        new = key_sources.Passphrase(_asked())
+    is_new = to == "passphrase" and (settings.passphrase is None or found.source == "passphrase")
+    if is_new:
+        chosen = load_settings(passphrase=asked_twice("New passphrase: "))  # passes the same rule as the setting
+        new = key_sources.source("passphrase", chosen)
     if archive:
         with console.slow_bar("Writing", "MB") as progress:
             renew_archive_key(settings, progress)
@@ -87,12 +92,5 @@ def rotate(*, to: ToOption = None, archive: ArchiveOption = False) -> None:
     vault.rotate(new)
     audit.record(settings, "keys_rotated", source=to or found.source)
     console.say(f"Rotated: new keys, the secret from the {to or found.source}.")
-    if asked:
+    if is_new:
         console.say("Set EXPIRYTRACK_PASSPHRASE to the new passphrase before the next command.")
-
-
-def _asked() -> str:
-    """Ask for a new passphrase at a hidden prompt, twice; it passes the same rule as the setting."""
-    answer: str = typer.prompt("New passphrase", hide_input=True, confirmation_prompt=True)
-    checked = load_settings(passphrase=answer).passphrase
-    return checked.get_secret_value() if checked else answer

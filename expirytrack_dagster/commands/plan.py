@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ SHOWN = 30
 _MARKS = {"known": "", "estimated": "~", "guessed": "?"}
 
 AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; every tracked one if none is given.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:

@@ -94,6 +94,23 @@ def check(target: Path) -> Checked:
     )
 
 
+def is_export(target: Path) -> bool:
+    """Say whether a folder or a zip file is an export and nothing else lies in it; the files are not read."""
+    if target.is_symlink() or not (target.is_dir() or zipfile.is_zipfile(target)):
+        return False
+    with ExitStack() as stack:
+        source = _Folder(target) if target.is_dir() else _Zip(stack.enter_context(zipfile.ZipFile(target)))
+        present = source.names()
+        if MANIFEST not in present:
+            return False
+        try:
+            with source.open(MANIFEST) as opened:
+                manifest = msgspec.json.decode(opened.read(), type=Manifest)
+        except (msgspec.MsgspecError, zipfile.BadZipFile, OSError):
+            return False
+    return present <= {MANIFEST, *(file.path for file in manifest.files)}
+
+
 def _check(source: _Folder | _Zip, where: str) -> Checked:
     try:
         with source.open(MANIFEST) as opened:

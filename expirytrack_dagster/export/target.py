@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.export.manifest import MANIFEST
+from expirytrack_dagster.export.manifest import is_export
 from expirytrack_dagster.export.written import writing
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def check_target(target: Path, *, overwrite: bool) -> Path:
         raise ConfigurationError(f"{target} leads out of the present folder: give the full path if that is meant.")
     target = target.absolute()
     if os.path.lexists(target):
-        if not _is_export(target):
-            raise ConfigurationError(f"{target} exists and is no export of ExpiryTrack: choose another place.")
+        if not _is_empty_folder(target) and not is_export(target):
+            raise ConfigurationError(
+                f"{target} exists and is no export of ExpiryTrack, or holds other things too: choose another place."
+            )
         if not overwrite:
             raise ConfigurationError(f"{target} exists: give --overwrite to replace it, or choose another place.")
     return target
@@ -99,13 +101,8 @@ def _pack(folder: Path, packed: Path) -> None:
             path.unlink()
 
 
-def _is_export(target: Path) -> bool:
-    if target.is_dir():
-        return (target / MANIFEST).is_file() or not any(target.iterdir())
-    if not zipfile.is_zipfile(target):
-        return False
-    with zipfile.ZipFile(target) as archive:
-        return MANIFEST in archive.namelist()
+def _is_empty_folder(target: Path) -> bool:
+    return target.is_dir() and not target.is_symlink() and not any(target.iterdir())
 
 
 def _clear_leftovers(target: Path) -> None:

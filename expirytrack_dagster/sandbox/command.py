@@ -71,7 +71,7 @@ def serve(
 def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65_535)] = 0,
     market: Annotated[Literal["synthetic", "recorded"], typer.Option(help="Where the data come from.")] = "synthetic",
-    folder: Annotated[Path | None, typer.Option(help="Folder of the recorded market.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the recordings, for --market recorded.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic market.", min=0)] = 0,
     strikes: Annotated[int, typer.Option(help="Strikes on each side of the middle one.", min=0, max=249)] = 100,
     days: Annotated[int, typer.Option(help="Trading days that a synthetic contract lives.", min=1)] = 5,
@@ -100,7 +100,9 @@ def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     chosen = changed(Switches(), _document(switches))
     chosen = msgspec.structs.replace(chosen, **{key: value for key, value in named.items() if value is not None})
     if market == "recorded":
-        source: Market = RecordedMarket(folder or Path("../shared/realdata"), today=day)
+        if folder is None:
+            raise ConfigurationError("--folder: say where the recordings of --market recorded lie.")
+        source: Market = RecordedMarket(folder, today=day)
     else:
         source = SyntheticMarket(seed=seed, strikes=strikes, days=days, today=day)
     serve(port=port, market=source, limits=limits, switches=chosen, tokens=token or ())

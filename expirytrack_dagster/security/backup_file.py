@@ -138,7 +138,14 @@ def read_spelled(text: str) -> bytes:
     return key
 
 
-def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: str | None) -> None:
+def write(
+    path: Path,
+    manifest: Manifest,
+    folder: Path,
+    key: bytes,
+    passphrase: str | None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> None:
     """Write a backup of what lies in a folder; it gets its name when it is whole and on disk.
 
     Args:
@@ -147,6 +154,7 @@ def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: 
         folder: where the parts lie.
         key: the backup key of the vault.
         passphrase: what shall open the backup besides.
+        progress: told the bytes done, and all.
 
     Raises:
         BackupRefused: a part has a name that could not be restored, or is not what the manifest says.
@@ -156,6 +164,7 @@ def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: 
     file_key = secrets.token_bytes(_KEY_BYTES)
     lid = _lid(file_key, key, passphrase)
     unfinished = path.with_name(f"{path.name}.unfinished")
+    count = _counting(manifest, progress)
     try:
         with open(unfinished, "xb", opener=opener) as file:
             file.write(lid)
@@ -164,7 +173,7 @@ def write(path: Path, manifest: Manifest, folder: Path, key: bytes, passphrase: 
                 sealed.write(len(encoded).to_bytes(4, "big") + encoded)
                 for part in manifest.parts:
                     with (folder / part.path).open("rb") as source:
-                        _pass_on(source.read, sealed.write, part)
+                        _pass_on(source.read, sealed.write, part, count)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -222,16 +231,14 @@ def unpack(
         try:
             sealed = Unsealing(file, file_key, context=lid, name=str(path))
             manifest = _read_manifest(sealed, path)
-            done, whole = 0, sum(part.bytes for part in manifest.parts)
+            count = _counting(manifest, progress)
             for part in manifest.parts:
                 target = folder / part.path
                 make_folder(target.parent)
                 with open(target, "xb", opener=opener) as written:
-                    _pass_on(sealed.read, written.write, part)
+                    _pass_on(sealed.read, written.write, part, count)
                     written.flush()
                     os.fsync(written.fileno())
-                done += part.bytes
-                progress(done, whole)
             if sealed.read(1):
                 raise BackupRefused(f"{path} holds more than its manifest names: nothing was restored.")
         except SealBroken as error:
@@ -322,12 +329,27 @@ def _require_plain(manifest: Manifest) -> None:
         seen.add(part.path.lower())
 
 
-def _pass_on(read: Callable[[int], bytes], write_out: Callable[[bytes], int], part: Part) -> None:
+def _counting(manifest: Manifest, progress: Callable[[int, int], None]) -> Callable[[int], None]:
+    """Return what is told the size of each piece, and tells the bytes done and all."""
+    done, whole = 0, sum(part.bytes for part in manifest.parts)
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, whole)
+
+    return count
+
+
+def _pass_on(
+    read: Callable[[int], bytes], write_out: Callable[[bytes], int], part: Part, count: Callable[[int], None]
+) -> None:
     digest, left = hashlib.sha256(), part.bytes
     while left and (piece := read(min(PIECE, left))):
         digest.update(piece)
         write_out(piece)
         left -= len(piece)
+        count(len(piece))
     if left or digest.hexdigest() != part.sha256:
         raise BackupRefused(f"{part.path} is not what the manifest says: the backup is refused whole.")
 

@@ -247,7 +247,9 @@ class Vault:
         except Timeout:
             raise VaultBusy(f"{self._path} was held by another process for too long: try again.") from None
         except OSError as error:
-            raise StorageError(f"{self._path} cannot be locked: {error.strerror or error}.") from error
+            raise StorageError(
+                f"{self._path} cannot be used ({error.strerror or error}): see that its folder belongs to you."
+            ) from error
         try:
             yield
         finally:

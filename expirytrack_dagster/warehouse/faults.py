@@ -64,7 +64,7 @@ def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
 def storage_error(error: Exception, database: Path) -> StorageError:
     """Translate an error of DuckDB or of the operating system into the leaf that says what to do."""
     text = str(error)
-    first_line = text.partition("\n")[0]
+    first_line = (error.strerror if isinstance(error, OSError) else None) or text.partition("\n")[0]
     if is_locked(error):
         return locked(database, error)
     if (mismatch := _mismatch(text, database)) is not None:
@@ -85,7 +85,12 @@ def storage_error(error: Exception, database: Path) -> StorageError:
             f"The database {database} is damaged and was left as it is ({first_line}): restore a backup, "
             "or move the file away and collect again."
         )
-    return StorageError(f"The database {database} could not be used, and nothing was changed: {first_line}.")
+    return StorageError(
+        f"The database {database} could not be used, and nothing was changed ({first_line}): see that the file and its "
+        "folder belong to you."
+        if isinstance(error, OSError)
+        else f"The database {database} could not be used, and nothing was changed: {first_line}."
+    )
 
 
 def _mismatch(text: str, database: Path) -> EncryptionMismatch | None:

@@ -461,3 +461,26 @@ def test_a_bad_setting(here: Callable[..., Ended], home: Path) -> None:
     assert ended.code == 1
     assert "EXPIRYTRACK_WORKERS ('many')" in ended.sentence
     assert not home.exists()
+
+
+@pytest.mark.parametrize("words", [("collect", "NIFTY"), ("track", "NIFTY"), ("job", "expiry_fetch", "NIFTY"), ("ui",)])
+def test_a_file_in_the_place_of_dagsters_folder(here: Callable[..., Ended], home: Path, words: tuple[str, ...]) -> None:
+    """One sentence names it and says what to do; the file stays."""
+    home.mkdir(mode=0o700)
+    (home / "dagster").touch(mode=0o600)
+    ended = here(*words)
+    assert ended.code == 1
+    assert str(home / "dagster") in ended.sentence
+    assert (home / "dagster").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("token",), ("collect", "NIFTY"), ("verify",), ("query", "SELECT 1"), ("backup",), ("keys", "status"),
+     ("audit", "verify"), ("quarantine", "list"), ("plan",), ("encrypt",), ("logout",), ("track", "NIFTY")],
+)  # fmt: skip
+def test_a_home_that_is_a_file(here: Callable[..., Ended], home: Path, words: tuple[str, ...]) -> None:
+    """Every command says the same of a setting that cannot be used."""
+    home.touch()
+    ended = here(*words)
+    assert (ended.code, "EXPIRYTRACK_HOME" in ended.sentence) == (1, True)

@@ -186,3 +186,23 @@ def test_a_home_below_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert load_settings(home="~/archive").home == (tmp_path / "archive").resolve()
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/sub"])
+def test_a_home_that_can_be_no_folder(tmp_path: Path, below: str) -> None:
+    """A file in its place or above it is named, and nothing is made of it."""
+    (file := tmp_path / "file").write_text("a letter")
+    with pytest.raises(
+        ConfigurationError, match=r"EXPIRYTRACK_HOME \(.*\) cannot be used, .*file is no folder"
+    ) as caught:
+        load_settings(home=file / below)
+    assert "\n" not in str(caught.value)
+    assert file.read_text() == "a letter"
+
+
+def test_a_home_of_nobody(tmp_path: Path) -> None:
+    """An unknown user, and a link that leads to itself."""
+    (loop := tmp_path / "loop").symlink_to(loop)
+    for home in ("~nobody-of-that-name/data", loop, loop / "below"):
+        with pytest.raises(ConfigurationError, match="EXPIRYTRACK_HOME"):
+            load_settings(home=home)

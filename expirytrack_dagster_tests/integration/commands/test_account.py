@@ -242,6 +242,7 @@ def test_pasting_at_a_terminal(environment: dict[str, str]) -> None:
     with at_a_terminal(environment, "login", "--paste") as (process, person):
         shown = read_until(person, "Access token: ")
         os.write(person, b"pasted-token\n")
+        shown += read_until(person, "Asking Upstox whose token this is")
         shown += read_until(person, "from now.")
         assert process.wait(timeout=60) == 0, shown
     assert "Logged in as SB0001" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import os
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-import typer
 
 from expirytrack_dagster import backup as backups
 from expirytrack_dagster.backup import back_up, own_openers, restore
@@ -167,7 +167,7 @@ def test_a_person_is_asked_for_what_opens_it(tmp_path: Path, run: Command, monke
     monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "machine"))
     monkeypatch.setattr(sys, "stdin", Terminal())
     for typed, expected in ((key[::-1], 1), ("a passphrase", 1), (f" {key.lower()} ", 0)):
-        monkeypatch.setattr(typer, "prompt", lambda *_, typed=typed, **__: typed)
+        monkeypatch.setattr(getpass, "getpass", lambda _, typed=typed: typed)
         assert run("restore", archive)[0] == expected
     assert open_vault(load_settings()).get("client") == b"secret of the client"
 
@@ -273,6 +273,23 @@ def test_a_home_that_is_not_equal_gets_no_name(
     with pytest.raises(BackupRefused, match=r"are not those of the backup|finds something else"):
         restore(settings, archive, tmp_path / "new", own_openers(settings))
     assert {path.name for path in tmp_path.iterdir()} == {filled.name}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"), [("backup.lock", True), ("backups", False), ("snapshot", False), ("audit.lock", True)]
+)
+def test_something_else_in_the_place_of_what_a_backup_needs(
+    filled: Path, run: Command, name: str, *, is_folder: bool
+) -> None:
+    """One sentence names it; nothing is made, and what stands there stays."""
+    place = filled / name
+    place.unlink(missing_ok=True)
+    place.mkdir(mode=0o700) if is_folder else place.touch(mode=0o600)
+    code, out, err = run("backup")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert name.partition(".")[0] in err
+    assert place.is_dir() is is_folder
+    assert not list(filled.glob("backups/*"))
 
 
 @pytest.mark.usefixtures("filled")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from expirytrack_dagster.cli import app
-from expirytrack_dagster.errors import VaultLocked
+from expirytrack_dagster.errors import ConfigurationError, VaultLocked
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import load_settings
 
@@ -48,16 +48,21 @@ def test_status_shows_names_and_age_but_no_value(home: Path, monkeypatch: pytest
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     assert struct.unpack(">Q", (home / "vault.bin").read_bytes()[14:22]) == (1_700_000_000,)
     assert "keys rotate" in run("status").output
+    assert "keys rotate" in CliRunner().invoke(app, ["status"]).output
     assert json.loads(run("status", "--json").output)["due"] is True
     assert run("rotate").output == "Rotated: new keys, the secret from the file.\n"
     assert json.loads(run("status", "--json").output)["due"] is False
+    assert "keys rotate" not in CliRunner().invoke(app, ["status"]).output
 
 
 def test_a_vault_moves_to_a_passphrase_that_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that differs or is too short changes nothing; afterwards only the new one opens the vault."""
     open_vault(load_settings()).put("token", b"one")
-    assert run("rotate", "--to", "passphrase", answer="first one\nanother\n").exit_code == 1
-    assert run("rotate", "--to", "passphrase", answer="short\nshort\n").exit_code == 1
+    for typed, words in (("first one\nanother\n", "not the same"), ("short\nshort\n", "at least 8"), ("", "Nothing")):
+        refused = run("rotate", "--to", "passphrase", answer=typed)
+        assert isinstance(refused.exception, ConfigurationError)
+        assert words in str(refused.exception)
+        assert "Warning" not in refused.output  # of a prompt that cannot hide, where there is none
     assert open_vault(load_settings()).get("token") == b"one"
     done = run("rotate", "--to", "passphrase", answer="a new passphrase\na new passphrase\n")
     assert (done.exit_code, "Set EXPIRYTRACK_PASSPHRASE" in done.output) == (0, True)

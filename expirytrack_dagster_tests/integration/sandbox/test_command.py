@@ -73,6 +73,7 @@ def test_starts_serves_and_stops(number: signal.Signals) -> None:
         ({"latency": "a-b"}, "--latency"),
         ({"switches": "no-such-file"}, "--switches"),
         ({"switches": '{"pluss": true}'}, "pluss"),
+        ({"market": "recorded"}, "--folder"),
         ({"market": "recorded", "folder": "no-such-folder"}, "no-such-folder"),
     ],
 )

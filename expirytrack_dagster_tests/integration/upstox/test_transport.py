@@ -35,6 +35,7 @@ from expirytrack_dagster.settings import Settings, load_settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.client import UpstoxClient
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.upstox.oauth import App, LoginApi
 from expirytrack_dagster.upstox.signing import COVERED
 from expirytrack_dagster.upstox.transport import open_http, spki_pin
 
@@ -344,6 +345,32 @@ def test_gateway_verifies_hmac_signatures(place: Place) -> None:
     HTTPMessageVerifier(signature_algorithm=HMAC_SHA256, key_resolver=resolver).verify(
         server.seen[0], require_components=COVERED
     )
+
+
+def test_a_login_passes_the_gateway(place: Place) -> None:
+    """The requests of a login carry no token: what they have is signed, and another path is found out."""
+    secret = b"a shared secret of more than 32 bytes"
+    path = place.folder / "secret"
+    path.write_bytes(secret)
+    sent: list[httpx.Request] = []
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"access_token": "the-token", "user_id": "AB1234"})
+
+    settings = load_settings(home=str(place.folder), signing_key=path)
+    api = LoginApi(settings, httpx.MockTransport(answered))
+    asyncio.run(api.exchange(App(client_id="app", client_secret="the-secret"), "the-code", "http://127.0.0.1/"))
+    (request,) = sent
+    resolver = MappingKeyResolver(public_keys={"expirytrack": secret}, private_keys={})
+    verifier = HTTPMessageVerifier(signature_algorithm=HMAC_SHA256, key_resolver=resolver)
+    covered = [name for name in COVERED if name != "authorization"]
+    (result,) = verifier.verify(request, max_age=timedelta(seconds=60), require_components=covered)
+    assert "authorization" not in request.headers
+    assert '"authorization"' not in result.covered_components
+    request.url = request.url.copy_with(path="/v2/logout")
+    with pytest.raises(InvalidSignature):
+        verifier.verify(request)
 
 
 @pytest.mark.parametrize(

@@ -139,14 +139,21 @@ def test_an_export_is_replaced_only_when_told(shop: Shop, to: str) -> None:
 
 
 def test_what_is_no_export_is_never_replaced(shop: Shop) -> None:
-    """Not even when told: a folder with other files in it, a file, a link to somewhere."""
-    (shop.folder / "home").mkdir(parents=True)
-    (shop.folder / "home" / "thesis.txt").write_text("x")
-    (shop.folder / "notes.zip").write_text("x")
-    for to in ("home", "notes.zip"):
+    """Not even when told: other files, also beside an export; another program's manifest; a link."""
+    made = shop.export("csv", to="export")
+    (made.target / "thesis.txt").write_text("x")
+    for name, content in (("home/thesis.txt", "x"), ("web/manifest.json", '{"name": "a page"}'), ("notes.zip", "x")):
+        (shop.folder / name).parent.mkdir(exist_ok=True)
+        (shop.folder / name).write_text(content)
+    with zipfile.ZipFile(shop.folder / "page.zip", "w") as archive:
+        archive.writestr("manifest.json", "{}")
+    sound = shop.export("csv", to="sound").target
+    (shop.folder / "link").symlink_to(sound)
+    before = {path: path.read_bytes() for path in shop.folder.rglob("*") if path.is_file()}
+    for to in ("export", "home", "web", "notes.zip", "page.zip", "link"):
         with pytest.raises(ConfigurationError, match="is no export of ExpiryTrack"):
             shop.export("csv", to=to, overwrite=True)
-    assert names(shop.folder / "home") == {"thesis.txt"}
+    assert {path: path.read_bytes() for path in shop.folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_relative_path_stays_below_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,22 @@ def test_what_comes_out_is_what_went_in(sound: Path, tmp_path: Path, opener: byt
         assert {path.stat().st_mode & 0o777 for path in found} == {0o600, 0o700}
 
 
+def test_progress_is_told_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways, within a large file too, and it ends with all."""
+    monkeypatch.setattr(backup_file, "PIECE", 1000)
+    source, target, path = tmp_path / "source", tmp_path / "target", tmp_path / "again.backup"
+    written(tmp_path)
+    parts = [backup_file.describe(Path(name), source) for name in CONTENTS]
+    told: list[tuple[int, int]] = []
+    backup_file.write(path, manifest(*parts), source, KEY, None, lambda *both: told.append(both))
+    target.mkdir()
+    file_key = backup_file.unlock(path, Openers((KEY,)))
+    assert file_key is not None
+    backup_file.unpack(path, file_key, target, lambda *both: told.append(both))
+    whole = sum(map(len, CONTENTS.values()))
+    assert told == [(done, whole) for done in (5, 7, 1007, 2007, 3007, 4007, 5007)] * 2
+
+
 @pytest.mark.parametrize("opener", [bytes(32), "correct horses"], ids=["key", "passphrase"])
 def test_nothing_else_opens_it(sound: Path, opener: bytes | str) -> None:
     """Another key, another passphrase: refused before anything is read."""
