@@ -29,7 +29,8 @@ DEFINITIONS = {
     "columns": "table_name, column_name, data_type, comment",
     "constraints": "table_name, constraint_text",
     "views": "view_name, sql",
-    "functions": "function_name, macro_definition",
+    # DuckDB writes the name of a type with quotes or without, by the version of the file's format.
+    "functions": """function_name, replace(macro_definition, '"', '')""",
 }
 
 
