@@ -32,7 +32,7 @@ mutation ($id: String!) {
 }"""
 ASSETS = ["contracts", "candles"]
 JOB = "historical_data_fetch"
-SLOW, FAST = (0.8, 1.0), (0.0, 0.0)
+SLOW, SLOWER, FAST = (0.8, 1.0), (8.0, 9.0), (0.0, 0.0)
 IN_FLIGHT = 10
 """Requests of one process under way at once: what a `kill -9` may cost."""
 
@@ -144,13 +144,14 @@ def test_a_killed_command_line_does_not_stay_started(ui: Ui, upstox: Running) ->
 
 def test_a_cancelled_backfill_leaves_nothing_taken(ui: Ui, upstox: Running) -> None:
     """Cancelled in the middle, it ends with all its runs; the next one asks only for what had not arrived."""
+    upstox.switch(delay_after=SLOWER)  # the daemon looks for what is to be cancelled every ten seconds
     backfill = ui.backfill(BACKFILLED)
     ui.wait(lambda: the_rest(ui, BACKFILLED[0], ""))
     worker_of(ui.home, the_rest(ui, BACKFILLED[0], "")[0][0])
     assert ui.ask(CANCEL, id=backfill)["cancelPartitionBackfill"]["__typename"] == "CancelBackfillSuccess"
-    ended = ui.ended(backfill)
-    assert ended["status"] == "CANCELED"
-    assert {run["status"] for run in ended["runs"]} == {"CANCELED"}
+    assert ui.ended(backfill)["status"] == "CANCELED"
+    ui.wait(lambda: all(run["status"] in OVER for run in ui.ended(backfill)["runs"]))
+    assert {run["status"] for run in ui.ended(backfill)["runs"]} == {"CANCELED"}
     assert not any(pool["claimedSlots"] or pool["pendingSteps"] for pool in ui.pools())
     upstox.switch(delay_after=FAST)
     again = ui.ended(ui.backfill(BACKFILLED))
