@@ -83,6 +83,7 @@ def renew_archive_key(settings: Settings, progress: Callable[[int, int], None] =
     vault = open_vault(settings)
     new = vault.next_key("database")
     if settings.database.exists() and not _opens(Warehouse(settings.database, key=new)):
+        forget(settings.published)  # published anew, with a key that follows from the new one
         convert(open_warehouse(settings), new, progress)
     vault.promote("database")
     audit.record(settings, "archive_key_renewed")
