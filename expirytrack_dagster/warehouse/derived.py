@@ -112,6 +112,13 @@ def derive_continuous(warehouse: Warehouse, underlying: str) -> Derived:
         return Derived(rows, str(version), _columns(connection, CONTINUOUS))
 
 
+def derivable(warehouse: Warehouse, underlying: str | None = None) -> list[tuple[str, date]]:
+    """Return the cells that hold candles, the newest first."""
+    with warehouse.reading() as connection:
+        found = connection.execute(_CELLS, {"underlying": underlying}).fetchall()
+    return [(symbol, expiry) for symbol, expiry, _ in found]
+
+
 def outdated(warehouse: Warehouse, rate: float, underlying: str | None = None) -> list[tuple[str, date]]:
     """Return the cells, the newest first, of which a derived table is missing or made from other candles or rates."""
     found = []

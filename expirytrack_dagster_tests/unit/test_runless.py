@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
+from dagster._core.storage.event_log import SqlEventLogStorage
 from sqlalchemy import text
 
 from expirytrack_dagster.partitions import cell_key
@@ -56,7 +57,9 @@ def test_many_at_once_are_what_dagster_records_one_by_one(instance: dg.DagsterIn
     single, many = dg.AssetKey("single"), dg.AssetKey("many")
     assert records(instance, "many") == records(instance, "single")
     assert instance.get_materialized_partitions(many) == instance.get_materialized_partitions(single)
-    with instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined] -- of SQL storages
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    with storage.index_connection() as connection:
         assert connection.execute(text("SELECT count(*) FROM asset_event_tags")).fetchall() == [(0,)]
     newest = instance.get_latest_materialization_event(many)
     assert newest is not None
