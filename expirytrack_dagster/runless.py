@@ -50,7 +50,7 @@ def _entry(made: dg.AssetMaterialization) -> dg.EventLogEntry:
         event_specific_data=StepMaterializationData(made),
         job_name=RUNLESS_JOB_NAME,
     )
-    return dg.EventLogEntry(  # type: ignore[no-untyped-call] -- Dagster's own
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None,
         level=logging.INFO,
         user_message="",
