@@ -61,6 +61,7 @@ def convert_home(
     if archive:
         forget(settings.published)  # published anew, in the new form, by the next commit or question
         convert(open_warehouse(before), open_warehouse(after).key, progress)
+        forget(settings.published)  # what a reader has published meanwhile
     done = Converted(archive, _convert_staged(before, after), _drop_answers(before))
     if done.anything:
         audit.record(settings, "encrypt" if encrypted else "decrypt", archive=done.archive, staged=done.staged)
@@ -84,6 +85,7 @@ def renew_archive_key(settings: Settings, progress: Callable[[int, int], None] =
     new = vault.next_key("database")
     if settings.database.exists() and not _opens(Warehouse(settings.database, key=new)):
         convert(open_warehouse(settings), new, progress)
+    forget(settings.published)  # published anew, by the next commit or question, with a key that follows from the new
     vault.promote("database")
     audit.record(settings, "archive_key_renewed")
 

@@ -5,6 +5,7 @@ Only where it is and how it comes to be; what runs on it is `runs.py`, who serve
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.settings import Settings
 
+_EARLIER = {"3cec74ec2caf0d41e26294eec3304c8ddd64932e71c6978ace987536a2f109f4"}
+"""SHA-256 of every dagster.yaml that was shipped before, to be added to whenever it changes."""
+_LAUNCHER = b"expirytrack_dagster.launcher"
+
 _log = logging.getLogger("dagster.expirytrack")  # Dagster's programs show what is below their own name
 
 
 def prepare(settings: Settings) -> Path:
     """Make the instance's folder with its dagster.yaml, point DAGSTER_HOME at it, and return it.
 
-    An existing dagster.yaml is kept: it may have been changed on purpose.
+    One that an earlier version of this program put there is renewed. One that was changed is kept; where it does not
+    watch runs, that is said, because a killed run would then count as running for ever.
 
     Raises:
         StorageError: the folder cannot be made or written.
@@ -38,8 +44,16 @@ def prepare(settings: Settings) -> Path:
     configuration = folder / "dagster.yaml"
     try:
         make_folder(folder)
-        if not configuration.exists():
+        found = configuration.read_bytes().replace(b"\r\n", b"\n") if configuration.exists() else None
+        if found is None or hashlib.sha256(found).hexdigest() in _EARLIER:
             shutil.copyfile(_shipped_configuration(), configuration)
+        elif _LAUNCHER not in found:
+            _log.warning(
+                "%s was changed by hand and does not name the run_launcher expirytrack_dagster.launcher: a run that is "
+                "killed would count as running for ever. Take that section over from %s, or remove the file.",
+                configuration,
+                _shipped_configuration(),
+            )
     except OSError as error:
         raise StorageError(
             f"{folder} cannot be used as a folder ({error.strerror or error}): see that nothing else stands there, the "

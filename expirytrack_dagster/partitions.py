@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
+from expirytrack_dagster.runless import record
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -87,19 +89,18 @@ def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collectio
     settled = 0
     for asset in CELL_ASSETS:
         known = instance.get_materialized_partitions(asset)
-        for underlying, own in listed.items():
-            newest = max(own, default="")
-            for date in dates:
-                key = cell_key(underlying, date)
-                if date > newest or date in own or key in known:
-                    continue
-                instance.report_runless_asset_event(
-                    dg.AssetMaterialization(
-                        asset_key=asset,
-                        partition=key,
-                        description=f"Not listed: the API lists no expiry of {underlying} on {date}.",
-                        metadata={"listed": False, "dagster/partition_row_count": 0},
-                    )
-                )
-                settled += 1
+        unlisted = [
+            dg.AssetMaterialization(
+                asset_key=asset,
+                partition=key,
+                description=f"Not listed: the API lists no expiry of {underlying} on {date}.",
+                metadata={"listed": False, "dagster/partition_row_count": 0},
+            )
+            for underlying, own in listed.items()
+            for date in dates
+            if date <= max(own, default="") and date not in own and (key := cell_key(underlying, date)) not in known
+        ]
+        if unlisted:
+            record(instance, unlisted)
+        settled += len(unlisted)
     return settled

@@ -102,7 +102,7 @@ def _chosen(
     tried = _attempts(instance, now)
     ready_from = {key: ready_at(attempts) for key, attempts in tried.items()}
     under_way = [cell for cell in look.cells if ready_from.get(_key(cell), 0.0) is None]
-    places = PLACES - len(under_way)
+    places = (1 if _is_trying(upstox) else PLACES) - len(under_way)
     if places <= 0:
         return dg.SkipReason(f"{len(under_way)} cells wait or are at work: more would only wait, out of order.")
     ready = [cell for cell in due if (at := ready_from.get(_key(cell), 0.0)) is not None and at <= now.timestamp()]
@@ -118,6 +118,12 @@ def _chosen(
         _request(cell, place, tried, now, urgent=cell.is_leaving(look.today, look.warning))
         for place, cell in enumerate(chosen)
     ]
+
+
+def _is_trying(upstox: UpstoxResource) -> bool:
+    """Say whether the next request finds out if Upstox answers again: more runs than one would fail with it."""
+    ledger = upstox.ledger()
+    return any(ledger.budget(scope).circuit_state == "half-open" for scope in ledger.all_scopes())
 
 
 def _room(upstox: UpstoxResource) -> int:

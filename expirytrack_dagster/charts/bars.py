@@ -48,6 +48,7 @@ def draw_bars(bars: pd.DataFrame, title: str) -> Figure:
     prices.bar(
         at, np.maximum(np.abs(closed - opened), least), bottom=np.minimum(opened, closed), width=0.7, color=colours
     )
+    prices.use_sticky_edges = False  # a bar at the lowest price would lie on the frame, unseen
     volume.bar(at, bars["volume"], width=0.8, color=colours, alpha=0.75)
     interest.plot(at, bars["open_interest"], color=QUIET, linewidth=1.2)
     interest.fill_between(at, bars["open_interest"], bars["open_interest"].min(), color=QUIET, alpha=0.18, linewidth=0)

@@ -13,6 +13,7 @@ import typer
 
 from expirytrack_dagster.commands.archive import checked_symbol
 from expirytrack_dagster.commands.options import AnySymbol, JsonOption, parse_day
+from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings import load_settings
 
 
@@ -32,13 +33,18 @@ def derive(
     from expirytrack_dagster.partitions import add_expiries, add_underlying, cell_key
     from expirytrack_dagster.runs import Runner
     from expirytrack_dagster.warehouse.connection import open_warehouse
-    from expirytrack_dagster.warehouse.derived import outdated
+    from expirytrack_dagster.warehouse.derived import derivable, outdated
 
     settings = load_settings()
     symbol = checked_symbol(symbol)
     if expiry is not None and symbol is None:
         raise typer.BadParameter("An expiry needs its symbol: expirytrack derive NIFTY --expiry 2025-08-28.")
     archive = open_warehouse(settings)
+    there = derivable(archive, symbol)  # what is not must not become a partition either
+    if symbol and (not there or (expiry and (symbol, expiry) not in there)):
+        raise ConfigurationError(
+            f"The archive has no candle of {symbol}{f' {expiry}' if expiry else ''}: see 'expirytrack status'."
+        )
     wanted = [(symbol, expiry)] if symbol and expiry else outdated(archive, settings.interest_rate, symbol)
     errors: list[str] = []
     with open_instance(settings) as instance, console.slow_bar("Deriving", "cells") as progress:

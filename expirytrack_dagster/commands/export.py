@@ -129,8 +129,8 @@ def _show(exported: Exported, *, as_json: bool) -> None:
     else:
         size = sum(file.bytes for file in manifest.files) / 1e6
         console.say(
-            f"{exported.bars:,} bars of {len(manifest.cells):,} cells in {len(manifest.files):,} files "
-            f"({size:,.1f} MB): {exported.target}"
+            f"{exported.bars:,} bars of {len(manifest.cells):,} cell{'' if len(manifest.cells) == 1 else 's'} in "
+            f"{len(manifest.files):,} files ({size:,.1f} MB): {exported.target}"
         )
         if incomplete:
             console.say(

@@ -31,6 +31,9 @@ CELL_TABLES: tuple[CellTable, ...] = ("daily_bars", "option_chain", "implied_vol
 CONTINUOUS = "continuous_futures"
 """The table of one underlying."""
 
+_MODEST = "SET memory_limit = '300MB'"
+"""A cell of 2,300,000 candles takes as long as without it, and 0.5 GB instead of 0.8: what does not fit is spilled."""
+
 _NOTE = """
 DELETE FROM derived_cells
 WHERE asset = $asset AND underlying = $underlying AND expiry IS NOT DISTINCT FROM $expiry::DATE;
@@ -87,6 +90,7 @@ def derive(warehouse: Warehouse, table: CellTable, underlying: str, expiry: date
     """
     cell: dict[str, Any] = {"underlying": underlying, "expiry": expiry}
     with warehouse.writing() as connection:
+        connection.execute(_MODEST)
         if table == "implied_volatility":
             _register(connection)
         version = candles_version(connection, cell)
@@ -110,6 +114,13 @@ def derive_continuous(warehouse: Warehouse, underlying: str) -> Derived:
         note = {**bound, "asset": CONTINUOUS, "expiry": None, "source_version": version, "rate": None, "rows": rows}
         _run(connection, _NOTE, note)
         return Derived(rows, str(version), _columns(connection, CONTINUOUS))
+
+
+def derivable(warehouse: Warehouse, underlying: str | None = None) -> list[tuple[str, date]]:
+    """Return the cells that hold candles, the newest first."""
+    with warehouse.reading() as connection:
+        found = connection.execute(_CELLS, {"underlying": underlying}).fetchall()
+    return [(symbol, expiry) for symbol, expiry, _ in found]
 
 
 def outdated(warehouse: Warehouse, rate: float, underlying: str | None = None) -> list[tuple[str, date]]:

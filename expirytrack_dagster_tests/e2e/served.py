@@ -73,13 +73,13 @@ class Ui:
         return data
 
     def begin(self, job: str, assets: list[str], partition: str) -> str:
-        """Launch a run of assets of one partition as the launchpad does, and return its id."""
+        """Launch a run of assets of one partition as the launchpad does, of all of the job if none; return its id."""
         params = {
             "selector": {
                 "repositoryLocationName": LOCATION,
                 "repositoryName": "__repository__",
                 "jobName": job,
-                "assetSelection": [{"path": [asset]} for asset in assets],
+                "assetSelection": [{"path": [asset]} for asset in assets] or None,
                 "assetCheckSelection": None,
             },
             "mode": "default",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARKET = SyntheticMarket(strikes=8, days=1, today=date(2025, 9, 1))
-CELLS = ["2025-08-07|NIFTY", "2025-08-14|NIFTY", "2025-08-21|NIFTY"]
+CELLS = ["2025-08-07|NIFTY", "2025-08-14|NIFTY", "2025-08-21|NIFTY", "2025-07-17|NIFTY"]
 BACKFILLED = ["2025-07-24|NIFTY", "2025-07-31|NIFTY"]
 CANCEL = """
 mutation ($id: String!) {
@@ -168,3 +168,17 @@ def test_a_power_cut_in_the_middle(ui: Ui, upstox: Running) -> None:
     with serving(ui.home, upstox.url) as again:
         fails(again, upstox, run_id)
         goes_on(again, upstox, CELLS[2], run_id)
+
+
+def test_the_ui_is_stopped_in_the_middle(ui: Ui, upstox: Running) -> None:
+    """SIGTERM while a cell is collected ends the UI and the run; the next start goes on where it stopped."""
+    with serving(ui.home, upstox.url) as stopped:
+        run_id = stopped.begin(JOB, ASSETS, CELLS[3])
+        worker = worker_of(ui.home, run_id)
+    assert not worker.is_running()
+    with serving(ui.home, upstox.url) as again:
+        upstox.switch(delay_after=FAST)
+        again.wait(lambda: again.status(run_id) in OVER)
+        if not the_rest(again, CELLS[3], run_id):  # canceled in time, it is over for good: a person launches it anew
+            again.begin(JOB, ASSETS, CELLS[3])
+        goes_on(again, upstox, CELLS[3], run_id)

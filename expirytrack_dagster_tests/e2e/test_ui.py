@@ -34,6 +34,11 @@ query ($check: String!, $partition: String!) {
     }
   }
 }"""
+EVENTS = """
+query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+  jobName status
+  assetMaterializations { assetKey { path } metadataEntries { label ... on IntMetadataEntry { intValue } } }
+} } }"""
 LINEAGE = """
 { assetNodes { assetKey { path } dependencyKeys { path } groupName kinds owners { ... on TeamAssetOwner { team } }
   partitionStats { numMaterialized numPartitions numFailed } } }"""
@@ -115,12 +120,38 @@ def test_a_cell_materialized_again_asks_nothing(ui: Ui, run_id: str) -> None:
     assert again != run_id
     (execution,) = ui.ask(CHECK, check="completeness", partition=CELL)["assetCheckExecutions"]
     assert execution["runId"] == again
-    events = ui.ask(
-        "query ($id: ID!) { runOrError(runId: $id) { ... on Run { assetMaterializations { assetKey { path } "
-        "metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }",
-        id=again,
-    )["runOrError"]["assetMaterializations"]
+    events = ui.ask(EVENTS, id=again)["runOrError"]["assetMaterializations"]
     spent = [
         entry["intValue"] for event in events for entry in event["metadataEntries"] if entry["label"] == "requests"
     ]
     assert spent == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("job", "partition", "materialized"),
+    [
+        ("expiry_fetch", "NIFTY", ["expiries"]),
+        ("contract_fetch", CELL, ["contracts"]),
+        ("historical_data_fetch", CELL, ["contracts", "candles"]),
+        ("data_validation", CELL, []),
+        ("derivation", CELL, ["daily_bars", "option_chain", "implied_volatility", "chain_metrics"]),
+        ("futures_rolling", "NIFTY", ["continuous_futures"]),
+        ("parquet_export", CELL, ["parquet_archive"]),
+    ],
+)
+def test_each_job_is_launched_by_its_name(
+    ui: Ui, run_id: str, job: str, partition: str, materialized: list[str]
+) -> None:
+    """As from the page of the job, with nothing but the partition chosen; of a stored cell only lists are asked."""
+    assert run_id
+    own = ui.launch(job, [], partition)
+    run = ui.ask(EVENTS, id=own)["runOrError"]
+    assert (run["jobName"], run["status"]) == (job, "SUCCESS")
+    assert {event["assetKey"]["path"][0] for event in run["assetMaterializations"]} == set(materialized)
+    asked = [
+        entry["intValue"]
+        for event in run["assetMaterializations"]
+        for entry in event["metadataEntries"]
+        if entry["label"] == "requests"
+    ]
+    assert sum(asked) == (job == "expiry_fetch")

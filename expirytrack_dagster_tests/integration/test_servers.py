@@ -21,6 +21,7 @@ from expirytrack_dagster.cli import main
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.servers import Children, free_port, is_free, require_free, start_ui, stoppable, this_program
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.derived import CELL_TABLES, CONTINUOUS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,8 +89,8 @@ def killed(process: subprocess.Popen[str], family: list[psutil.Process]) -> None
 
 
 def test_the_demo_collects_once(home: Path) -> None:
-    """The first run ends with four complete cells, the second one makes no request; both leave no process."""
-    counts, cells = [], []
+    """The first run ends with four complete cells, one of them derived; the second asks and makes nothing anew."""
+    counts, cells, derived = [], [], []
     for _ in range(2):
         done = subprocess.run(
             [*this_program(), "demo", "--no-ui"],
@@ -108,10 +109,13 @@ def test_the_demo_collects_once(home: Path) -> None:
             counts += state.execute("SELECT count(*) FROM requests").fetchone()
         with Warehouse(home / "expirytrack.duckdb").reading() as connection:
             cells.append(connection.execute("SELECT underlying, expiry, count(*) FROM candles GROUP BY ALL").fetchall())
+            derived.append(connection.execute("SELECT asset, derived_at FROM derived_cells ORDER BY ALL").fetchall())
     assert counts[0] > 0
     assert counts[1] == counts[0]
     assert len(cells[0]) == 4
     assert sorted(cells[0]) == sorted(cells[1])
+    assert [asset for asset, _ in derived[0]] == sorted([*CELL_TABLES, CONTINUOUS])
+    assert derived[1] == derived[0]
     assert not [process for process in psutil.process_iter(["environ"]) if _lives_in(process, home)]
 
 

@@ -70,6 +70,20 @@ def test_a_refused_token_is_not_tried_again_and_again(machine: Callable[..., Mac
     assert house.schedule("discovery") == 2
 
 
+def test_after_an_outage_one_cell_tries(machine: Callable[..., Machine]) -> None:
+    """One run finds out whether Upstox answers again, and the others follow once it does."""
+    house = machine(india(11, 9, 5), ["NIFTY", "SENSEX"], TOKEN)
+    house.schedule("discovery")
+    house.upstox.switch(faults=(Fault(503),))
+    assert house.sensor("collection") == 3
+    CLOCK.seconds += 11 * 60
+    assert house.sensor("collection") == 1
+    CLOCK.seconds += 21 * 60
+    house.upstox.switch(faults=())
+    assert house.sensor("collection") == 1
+    assert house.sensor("collection") == 2
+
+
 def test_stuck_contracts_wait_for_the_refresh(machine: Callable[..., Machine]) -> None:
     """A contract that Upstox refuses is left alone by the sensor and asked again by the schedule, alone."""
     house = machine(india(5, 9, 5), ["NIFTY"], TOKEN)

@@ -11,7 +11,10 @@ import pytest
 
 from expirytrack_dagster import archive
 from expirytrack_dagster.cli import main
+from expirytrack_dagster.instance import open_instance
+from expirytrack_dagster.partitions import EXPIRY, UNDERLYING
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.market import store_bars, store_cell
 
@@ -94,3 +97,17 @@ def test_a_cell_may_be_named(run: Command) -> None:
 def test_an_empty_archive_has_nothing_to_derive(run: Command) -> None:
     """Before the first collection."""
     assert run() == (0, "Everything is derived from the newest candles.\n", "")
+
+
+@pytest.mark.usefixtures("warehouse")
+@pytest.mark.parametrize(
+    "words", [("NIFTY", "--expiry", "2020-01-02"), ("SENSEX",), ("SENSEX", "--expiry", "2025-08-28")]
+)
+def test_what_the_archive_does_not_hold_is_refused(run: Command, words: tuple[str, ...]) -> None:
+    """One sentence that names it; it does not become a partition of the grid."""
+    code, out, err = run(*words)
+    assert (code, out) == (1, "")
+    assert "The archive has no candle of " + words[0] in err.replace("\n", " ")
+    with open_instance(load_settings()) as instance:
+        assert instance.get_dynamic_partitions(EXPIRY) == []
+        assert instance.get_dynamic_partitions(UNDERLYING) == []

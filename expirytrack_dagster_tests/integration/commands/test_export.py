@@ -101,7 +101,7 @@ def test_options_narrow_what_is_written(run: Command, tmp_path: Path) -> None:
         *("--before", "10:59", "--interval", "15minute", "--expiry", "2025-08-28", "--from", "2025-08-28"),
     )
     assert (code, target.is_file()) == (0, True)
-    assert "bars of 1 cells in 2 files" in out
+    assert "bars of 1 cell in 2 files" in out
     frame = pd.read_csv(f"zip://NIFTY/2025-08-28/candles.csv::file://{target}")
     assert set(frame["option_type"]) == {"CE"}
     assert set(frame["time"]) == {"10:00:00", "10:15:00", "10:30:00", "10:45:00"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -103,6 +103,15 @@ def test_candles_have_their_colours_and_bodies() -> None:
     assert [segment[:, 1].tolist() for segment in wicks.get_segments()] == [[9, 13], [10, 13], [11, 11]]
     assert [patch.get_height() for patch in volume.patches if isinstance(patch, Rectangle)] == [0, 75, 150]
     assert interest.get_ylim()[0] == 0
+
+
+def test_a_bar_at_the_lowest_price_is_seen() -> None:
+    """It lies above the frame, not on it: a dying option trades at its lowest price for days."""
+    start = datetime(2025, 8, 28, 9, 15, tzinfo=IST)
+    bars = pd.DataFrame({"ts": pd.to_datetime([start, start + timedelta(minutes=1)]), "volume": 1, "open_interest": 1})
+    bars = bars.assign(open=[1.0, 0.05], high=[1.0, 0.05], low=[0.05, 0.05], close=[0.05, 0.05])
+    lowest, _ = draw_bars(bars, "two").axes[0].get_ylim()
+    assert lowest < 0.04
 
 
 def test_a_smile_is_drawn_from_derived_volatilities(warehouse: Warehouse, tmp_path: Path) -> None:
