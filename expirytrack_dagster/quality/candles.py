@@ -166,7 +166,7 @@ def _as_it_is(ordered: pd.DataFrame, expiry: date) -> pd.DataFrame | None:
     if any(ordered[name].dtype != dtype for name, dtype in _QUANTITIES.items()):
         return None
     try:
-        return candle_schema(expiry).validate(ordered.reset_index(drop=True))
+        return candle_schema(expiry).validate(ordered.reset_index(drop=True), inplace=True)
     except SchemaError:
         return None
 
