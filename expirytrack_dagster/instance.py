@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.settings import Settings
 
-_EARLIER = {
-    "3cec74ec2caf0d41e26294eec3304c8ddd64932e71c6978ace987536a2f109f4",
-    "d8e55226a5e75384c365f8755edd73018f5cb664e6c4e33b04dc6a53de54c492",
-}
+_EARLIER = {"3cec74ec2caf0d41e26294eec3304c8ddd64932e71c6978ace987536a2f109f4"}
 """SHA-256 of every dagster.yaml that was shipped before, to be added to whenever it changes."""
 _LAUNCHER = b"expirytrack_dagster.launcher"
 

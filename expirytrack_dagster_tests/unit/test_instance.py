@@ -13,7 +13,7 @@ from expirytrack_dagster.instance import prepare
 from expirytrack_dagster.settings import load_settings
 
 SHIPPED = Path(instance.__file__).parents[1] / "dagster.yaml"
-CURRENT = "0e7debb49c60469feb3f77589a4ab4aeaef8c5a8622c4c9a20d9267b1cee6eeb"
+CURRENT = "d8e55226a5e75384c365f8755edd73018f5cb664e6c4e33b04dc6a53de54c492"
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_an_earlier_one_of_ours_is_renewed(
 
 def test_a_changed_one_is_kept(configuration: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One that still watches runs is nobody's business."""
-    changed = SHIPPED.read_bytes().replace(b"max_concurrent_runs: 5", b"max_concurrent_runs: 2")
+    changed = SHIPPED.read_bytes().replace(b"max_concurrent_runs: 4", b"max_concurrent_runs: 2")
     configuration.write_bytes(changed)
     with caplog.at_level(logging.WARNING, logger="dagster.expirytrack"):
         prepare(load_settings())
