@@ -249,10 +249,11 @@ def status(*, as_json: JsonOption = False) -> None:
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.instance import prepare
+    from expirytrack_dagster.instance import open_instance
 
     settings = load_settings()
-    prepare(settings)
+    with open_instance(settings):
+        pass  # made before webserver and daemon open it at the same moment
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
         _serve_ui(children, port, host)
 
