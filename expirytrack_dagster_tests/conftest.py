@@ -5,6 +5,7 @@ Nothing here starts a server or a process; tests that need one do it themselves.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,18 @@ def same_umask() -> Iterator[None]:
     os.umask(before := os.umask(0o022))
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Take away the log lines that a command of this process began to write: they belong to its home alone."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
 
 
 @pytest.fixture
