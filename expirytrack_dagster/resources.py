@@ -34,7 +34,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
         """Keep metrics for the length of a run, and let its log lines say whose they are; a sensor's look is no run."""
-        if (run := context.run) is None:
+        if (run := context.run) is None or context.log is None:
             yield self
             return
         from expirytrack_dagster.observe import logs

@@ -5,12 +5,13 @@ Nothing here starts a server or a process; tests that need one do it themselves.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from expirytrack_dagster.observe import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,13 +44,8 @@ def same_umask() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_log() -> Iterator[None]:
     """Take away the log lines that a command of this process began to write: they belong to its home alone."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
     yield
-    for handler in [handler for handler in root.handlers if handler not in before]:
-        root.removeHandler(handler)
-        handler.close()
-    root.setLevel(level)
+    logs.end()
 
 
 @pytest.fixture

@@ -44,17 +44,22 @@ def begin(settings: Settings, program: str) -> None:
         settings: where, from which level on, and how much of them is kept.
         program: what writes, such as `daemon`.
     """
-    root = logging.getLogger()
-    before = {type(handler): handler for handler in root.handlers if isinstance(handler, JsonLines | _Warnings)}
-    for handler in before.values():
-        root.removeHandler(handler)
-        handler.close()
+    end()
     if not settings.log_mb:
-        root.setLevel(logging.WARNING)
         return
+    root = logging.getLogger()
     root.addHandler(JsonLines(settings, program))
     root.addHandler(_Warnings(logging.WARNING))
     root.setLevel(settings.log_level)
+
+
+def end() -> None:
+    """Write no more; the standard library then does what it does by itself."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, JsonLines | _Warnings)]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -190,7 +195,7 @@ def _formatter(program: str, concealed: Callable[[str], str]) -> logging.Formatt
             structlog.processors.EventRenamer("message"),
             _in_order,
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
-            lambda _, __, line: concealed(line),
+            lambda _, __, line: concealed(str(line)),
         ],
     )
 
