@@ -42,10 +42,13 @@ def status(*, watch: WatchOption = False, as_json: JsonOption = False) -> None:
     if watch:
         with stoppable():
             _watch(settings, as_json=as_json)
-    elif as_json:
-        console.out.print_json(json.dumps(look(settings, datetime.now(tz=UTC)).as_json()))
+        return
+    with console.slow("Looking"):
+        seen = look(settings, datetime.now(tz=UTC))
+    if as_json:
+        console.out.print_json(json.dumps(seen.as_json()))
     else:
-        _say(look(settings, datetime.now(tz=UTC)))
+        _say(seen)
 
 
 def _watch(settings: Settings, *, as_json: bool) -> None:
