@@ -22,6 +22,7 @@ from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
+from expirytrack_dagster.commands.config import config, init
 from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
+app.command()(init)
 app.command()(sandbox)
 app.command()(login)
 app.command()(logout)
@@ -61,14 +63,28 @@ app.command()(plan)
 app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
+app.add_typer(config, name="config")
 app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 
 
+def _say_version(asked: bool) -> None:  # noqa: FBT001 -- Typer calls it with the option's value alone
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"expirytrack {version('expirytrack-dagster')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _guard() -> None:
+def _guard(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
     """Close what this program writes to other users, before any command."""
     from expirytrack_dagster.console import err, say
     from expirytrack_dagster.security.access import close_home, close_what_is_made

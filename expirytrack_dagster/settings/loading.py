@@ -94,6 +94,8 @@ def files_looked_for() -> list[Path]:
 
 def written(value: object) -> str | float | bool | None:
     """Return a setting's value as it is written in a file; a secret is masked."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, tuple):

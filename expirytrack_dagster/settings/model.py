@@ -24,7 +24,6 @@ from expirytrack_dagster.settings.values import (
     is_loopback,
     parse_pins,
     parse_rate_limits,
-    spelled,
 )
 
 PREFIX = "EXPIRYTRACK_"
@@ -66,16 +65,16 @@ class Settings(BaseModel):
     )
     account: Annotated[
         str,
-        spelled(
-            r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+        Allowed(
             "1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
         ),
     ] = Field(
         DEFAULT_ACCOUNT,
         description="Your own name for the Upstox account to use; each has its token, its app and its rate limits.",
     )
-    client_id: Annotated[str | None, spelled(r"[!-~]+", "the API key as Upstox shows it, without spaces")] = Field(
-        None, description="API key of your app on the Upstox developer page; `login` needs it."
+    client_id: Annotated[str | None, Allowed("the API key as Upstox shows it, without spaces", pattern=r"[!-~]+")] = (
+        Field(None, description="API key of your app on the Upstox developer page; `login` needs it.")
     )
     client_secret: SecretStr | None = Field(None, description="API secret of your app; `login` asks where it is unset.")
     redirect_uri: Annotated[str, AfterValidator(check_receiver), Allowed(f"an address such as {LOGIN_URL}")] = Field(
@@ -150,10 +149,7 @@ class Settings(BaseModel):
     )
     signing_key_id: Annotated[
         str,
-        spelled(
-            r"[!#-\[\]-~]{1,128}",
-            "1 to 128 printable characters without spaces, quotes and backslashes",
-        ),
+        Allowed("1 to 128 printable characters without spaces, quotes and backslashes", pattern=r"[!#-\[\]-~]{1,128}"),
     ] = Field("expirytrack", description="The name by which the gateway knows the signing key.")
     cache: bool = Field(default=True, description="Keep answers that do not change; off asks for everything anew.")
     cache_mb: int = Field(512, ge=1, le=1_000_000, description="Bound of the kept answers on disk, in MiB.")

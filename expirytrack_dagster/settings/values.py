@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import SecretStr
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
     from pydantic.fields import FieldInfo
 
 UPSTOX_API_URL = "https://api.upstox.com"
@@ -30,9 +32,24 @@ SHORTEST_PASSPHRASE = 8
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Stands in a setting's annotation and says in words what may be written, where its type does not tell."""
+    """Stands in a setting's annotation and says in words what may be written, where its type does not tell.
+
+    Where it has a pattern too, text has to match that as a whole.
+    """
 
     words: str
+    pattern: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let pydantic check the pattern, so that the words are told where it does not match."""
+        schema = handler(source)
+        return schema if self.pattern is None else no_info_after_validator_function(self._match, schema)
+
+    def _match(self, text: str | None) -> str | None:
+        if text is not None and self.pattern is not None and not re.fullmatch(self.pattern, text):
+            message = f"use {self.words}"
+            raise ValueError(message)
+        return text
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,19 +153,6 @@ def check_passphrase(passphrase: SecretStr | None) -> SecretStr | None:
         message = f"a passphrase needs at least {SHORTEST_PASSPHRASE} characters"
         raise ValueError(message)
     return passphrase
-
-
-def spelled(pattern: str, words: str) -> AfterValidator:
-    """Accept text that matches as a whole; the words say what it has to look like and fit behind "use"."""
-    compiled = re.compile(pattern)
-
-    def check(text: str | None) -> str | None:
-        if text is not None and not compiled.fullmatch(text):
-            message = f"use {words}"
-            raise ValueError(message)
-        return text
-
-    return AfterValidator(check)
 
 
 def allowed(field: FieldInfo) -> str:

@@ -173,7 +173,7 @@ def test_each_value_tells_its_origin(monkeypatch: pytest.MonkeyPatch, folder: Pa
     monkeypatch.setenv("EXPIRYTRACK_ACCESS_TOKEN", "eyJ-secret")
     told = {one.name: (one.value, one.origin) for one in tell_settings()}
     assert list(told) == list(Settings.model_fields)
-    assert told["timeout"] == (30.0, "default")
+    assert told["timeout"] == (30, "default")
     assert told["rate_limits"] == ("10/1,100/60,500/1800", "profile development")
     assert told["workers"] == (5, str(folder / "expirytrack.toml"))
     assert told["max_retries"] == (4, str(home / "expirytrack.toml"))

@@ -49,7 +49,7 @@ def refused(name: str) -> Iterator[str]:
     """Yield values that a variable of this name cannot have: no word at all, and numbers beyond the bounds."""
     words = allowed(FIELDS[name])
     if not words.startswith(("text", "a path")):
-        yield "?!"
+        yield "? !"
     if words.startswith("a number"):
         yield from ("nan", "inf")
     yield from outside(name)
@@ -101,7 +101,7 @@ def test_text_of_a_certain_form(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 
 def test_no_pattern_is_left_without_words() -> None:
-    """A bare pattern would be told as "text": `values.spelled` takes a pattern together with its words."""
+    """A bare pattern would be told as "text": `Allowed` takes it together with its words."""
     bare = [name for name, about in FIELDS.items() if any(getattr(item, "pattern", None) for item in about.metadata)]
     assert [name for name in bare if allowed(FIELDS[name]) == "text"] == []
 
