@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
+from expirytrack_dagster.commands.account import login, logout, token, warn_of_token
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
@@ -31,15 +31,12 @@ from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
+from expirytrack_dagster.commands.status import status
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import PREFIX, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pandas as pd
-
     from expirytrack_dagster.backfill import Outcome
     from expirytrack_dagster.servers import Children
 
@@ -60,6 +57,7 @@ app.command()(query)
 app.command()(backup)
 app.command()(restore)
 app.command()(plan)
+app.command()(status)
 app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
@@ -188,80 +186,6 @@ def collect(
 
 
 @app.command()
-def status(*, as_json: JsonOption = False) -> None:
-    """Show what is tracked, the state of every cell, and what is left of the API's limits."""
-    from expirytrack_dagster import console
-    from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.state import StateDatabase
-    from expirytrack_dagster.upstox.ledger import open_ledger
-    from expirytrack_dagster.upstox.tokens import token_state
-    from expirytrack_dagster.warehouse import reader
-    from expirytrack_dagster.warehouse.connection import open_warehouse
-
-    settings = load_settings()
-    state = StateDatabase(settings.state)
-    underlyings = tracking.tracked(state)
-    cells = reader.cells(open_warehouse(settings))
-    ledger = open_ledger(settings)
-    budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
-    if as_json:
-        report = {
-            "home": str(settings.home),
-            "token": token_report(token_state(settings)),
-            "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
-            "cells": _records(cells),
-            "budget": [
-                {
-                    "scope": scope,
-                    "seconds": window.limit.seconds,
-                    "used": window.used,
-                    "allowed": window.limit.requests,
-                }
-                for scope, budget in budgets.items()
-                for window in budget.windows
-            ],
-            "cooldown": _worst(
-                {"scope": scope, "seconds": budget.cooldown_seconds, "reason": budget.cooldown_reason}
-                for scope, budget in budgets.items()
-            ),
-            "breaker": _worst(
-                {
-                    "scope": scope,
-                    "seconds": budget.circuit_seconds,
-                    "state": budget.circuit_state,
-                    "failures": budget.circuit.failures,
-                    "reason": budget.circuit.reason or None,
-                }
-                for scope, budget in budgets.items()
-            ),
-        }
-        console.out.print_json(json.dumps(report))
-        return
-    console.say(f"Archive: {settings.database}")
-    names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
-    console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
-    say_token(settings)
-    for scope, budget in budgets.items():
-        of = f" ({scope})" if len(budgets) > 1 else ""
-        for window in budget.windows:
-            left = max(0, window.limit.requests - window.used)
-            console.say(
-                f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s{of}"
-            )
-        if budget.cooldown_reason:
-            console.say(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}{of}")
-        if budget.circuit_state == "open":
-            console.say(f"Breaker: open for {budget.circuit_seconds:.0f} s, last failure: {budget.circuit.reason}{of}")
-        elif budget.circuit_state == "half-open":
-            console.say(f"Breaker: half-open, the next request tries, last failure: {budget.circuit.reason}{of}")
-    collected = cells[(cells["contracts"] > 0) | cells["sealed"].astype(bool)]
-    for symbol, listed in cells.groupby("underlying"):
-        console.say(f"{symbol}: {len(listed)} expiries listed, {listed.index.isin(collected.index).sum()} collected")
-    if len(collected):
-        console.out.print(console.cells_table(collected))
-
-
-@app.command()
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
@@ -316,10 +240,11 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
 
 def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> None:
     from expirytrack_dagster import console
+    from expirytrack_dagster.observe.overview import cell_counts
 
     if len(outcome.cells):
         console.out.print("")
-        console.out.print(console.cells_table(outcome.cells))
+        console.out.print(console.cells_table(cell_counts(outcome.cells)))
     lines = outcome.checks if every_check else [line for line in outcome.checks if not line.passed]
     if lines:
         console.out.print(console.checks_table(lines))
@@ -338,29 +263,19 @@ def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> Non
 
 
 def _as_json(outcome: Outcome) -> dict[str, object]:
+    from expirytrack_dagster.observe.overview import cell_counts
+
     return {
         "complete": outcome.exit_code == 0,
         "requests": outcome.requests,
         "errors": outcome.errors,
-        "cells": _records(outcome.cells),
+        "cells": [cell.as_json() for cell in cell_counts(outcome.cells)],
         "failed_checks": [
             {"cell": line.cell, "asset": line.asset, "check": line.name, "summary": line.summary}
             for line in outcome.checks
             if not line.passed
         ],
     }
-
-
-def _worst(states: Iterable[dict[str, object]]) -> dict[str, object]:
-    """Return what holds requests back longest, of one entry a scope."""
-    return max(states, key=lambda state: (state["seconds"], state.get("state", "") == "half-open"))
-
-
-def _records(cells: pd.DataFrame) -> list[dict[str, object]]:
-    text: list[dict[str, object]] = json.loads(cells.to_json(orient="records", date_format="iso"))
-    for record in text:
-        record["expiry"] = str(record["expiry"])[:10]
-    return text
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
+    from expirytrack_dagster.observe.overview import CellCounts
     from expirytrack_dagster.runs import CheckLine
     from expirytrack_dagster.verification import Finding
 
@@ -37,7 +38,6 @@ err = Console(stderr=True, highlight=False)
 
 _COLOURS = {"contradiction": "red", "missing": "yellow", "warning": "yellow", "note": "dim"}
 _VALUES = ("open", "high", "low", "close", "volume", "open_interest")
-_UNFINISHED = ("partial", "refused", "failed", "unasked")
 
 
 def say(sentence: str, *, to: Console = out, style: str | None = None) -> None:
@@ -125,20 +125,18 @@ class _Bar:
         self._bars.refresh()
 
 
-def cells_table(cells: pd.DataFrame) -> Table:
-    """Lay out collected cells, at most 80 characters wide; columns as `warehouse.reader.cells` returns them."""
+def cells_table(cells: Iterable[CellCounts]) -> Table:
+    """Lay out collected cells, at most 80 characters wide."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", no_wrap=True)
     for name in ("contracts", "complete", "empty", "missing", "candles", "bad rows"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in cells.to_dict("records"):
-        unfinished = sum(row[state] for state in _UNFINISHED)
-        numbers = (row["contracts"], row["complete"], row["empty_proven"], unfinished, row["candles"])
+    for cell in cells:
+        numbers = (cell.contracts, cell.complete, cell.empty_proven, cell.unfinished, cell.candles, cell.quarantined)
         table.add_row(
-            f"{row['underlying']} {row['expiry']}",
+            f"{cell.underlying} {cell.expiry}",
             *(f"{number:,}" for number in numbers),
-            f"{row['quarantined']:,}",
-            style="yellow" if unfinished else None,
+            style="yellow" if cell.unfinished else None,
         )
     return table
 

@@ -1,0 +1,1 @@
+"""What ExpiryTrack shows of itself while it works; nothing here changes what is collected."""
