@@ -1,47 +1,87 @@
 """The dashboard of `expirytrack status --watch`: an `Overview` drawn for a terminal of any size.
 
 Only drawing: what is true was found out by `overview.py`, and nothing is read or timed here. It is made of sections of
-lines; no line is wider than the terminal, and where the lines are more than its rows, the longest sections say how many
-they leave out. Colour is an addition: everything can be read without it, and without any character beyond ASCII where
-the terminal has no others. Times are shown in India's time.
+lines; no line is wider than the terminal, and where there are more lines than rows, the sections that can spare some
+say how many they leave out. Colour is an addition: everything can be read without it, and with ASCII alone where the
+terminal has no other characters. Times of the day are India's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.rule import Rule
-from rich.table import Column, Table
 from rich.text import Text
 
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.upstox.tokens import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 
+    from expirytrack_dagster.collect.horizon import Leaving
     from expirytrack_dagster.observe.overview import Overview, RunningCell, Standing
     from expirytrack_dagster.upstox.activity import Activity
-    from expirytrack_dagster.upstox.ledger import WindowUse
+    from expirytrack_dagster.upstox.ledger import Budget
 
 NARROW, WIDE = 64, 130
 """Columns below which what is less needed is left out, and from which on sections stand side by side."""
-_GAP = 4
-_BLOCKS, _PLAIN_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
+_BETWEEN = 4
+_LONGEST_BAR, _SHORTEST_BAR = 40, 6
 _FULL = 0.9
+_DIM = "bright_black"
 _MINUTE, _HOUR = 60, 3600
 
 
+class _Ink(NamedTuple):
+    """The characters of a terminal: rules, a bar's done and open part, the heights of a second; how a line is cut."""
+
+    rule: str
+    done: str
+    open: str
+    heights: str
+    cut: OverflowMethod
+
+
+_UNICODE = _Ink("─", "━", "─", " ▁▂▃▄▅▆▇█", "ellipsis")
+_ASCII = _Ink("-", "#", "-", " .:-=+*%#", "crop")
+
+
 @dataclass(frozen=True, slots=True)
-class _Counted:
+class _Section:
+    """Lines under a title; `least` of them are shown however small the terminal is."""
+
+    title: str
+    lines: Sequence[Text]
+    least: int
+
+    def drawn(self, count: int, width: int, ink: _Ink) -> list[Text]:
+        """Return the title and so many lines, the last of which says what is left out."""
+        title = Text(f"{self.title} ", style="bold")
+        title.append(ink.rule * max(0, width - len(title)), f"not bold {_DIM}")
+        if count >= len(self.lines):
+            return [title, *self.lines]
+        return [title, *self.lines[: count - 1], Text(f"  and {len(self.lines) - count + 1} more", style=_DIM)]
+
+
+class _Gauge(NamedTuple):
+    """A line with a bar: a name, how much of what, the bar's colour, and what there is to say besides."""
+
+    name: str
+    done: int
+    total: int
+    colour: str
+    count: str
+    more: str
+
+
+class _Counted(NamedTuple):
     """A column of counts: which one of `Standing`, its title, its colour, and whether a narrow terminal shows it."""
 
     name: str
@@ -64,88 +104,79 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """Some lines under a title; `least` of them are shown however small the terminal is."""
-
-    title: str
-    lines: int
-    draw: Callable[[int], RenderableType]
-    least: int = 1
-
-    def drawn(self, lines: int) -> RenderableType:
-        """Return the title and so many lines, the last of which says what is left out."""
-        title = Rule(Text(self.title, style="bold"), align="left", style="bright_black")
-        if lines >= self.lines:
-            return Group(title, self.draw(self.lines))
-        left_out = Text(f"  and {self.lines - lines + 1} more", style="bright_black")
-        return Group(title, self.draw(lines - 1), left_out) if lines > 1 else Group(title, left_out)
-
-
-@dataclass(frozen=True, slots=True)
 class Dashboard:
-    """The whole picture; it fills the height that it is given, and without one it is as long as it needs."""
+    """The whole picture: within the height that it is given, and without one as long as it has to be."""
 
     seen: Overview
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw for the size of the terminal."""
-        del console
-        width, plain = options.max_width, options.ascii_only
-        head = list(_head(self.seen, width))
-        yield from head
-        rows = None if options.height is None else options.height - len(head)
-        if not self.seen.underlyings and not self.seen.cells:
-            yield _first_steps(self.seen).drawn(rows - 1 if rows is not None and rows < 5 else 4)  # noqa: PLR2004
-            return
+        ink = _ASCII if options.ascii_only else _UNICODE
+        for line in self._lines(options.max_width, options.height, ink):
+            line.no_wrap = True
+            line.truncate(options.max_width, overflow=ink.cut)
+            yield line
+
+    def _lines(self, width: int, height: int | None, ink: _Ink) -> list[Text]:
+        seen = self.seen
+        head = list(_head(seen, width, ink))
+        rows = None if height is None else height - len(head)
+        if not seen.underlyings and not seen.cells:
+            return head + _stacked([_first_steps(seen)], width, rows, ink)
         if width < WIDE:
-            yield _column(_left(self.seen, width) + _right(self.seen, width, plain=plain), rows)
-            return
-        half = (width - _GAP) // 2
-        sides = Table.grid(Column(width=half), Column(width=half), padding=(0, _GAP, 0, 0), pad_edge=False)
-        sides.add_row(_column(_left(self.seen, half), rows), _column(_right(self.seen, half, plain=plain), rows))
-        yield sides
+            return head + _stacked([*_work(seen, width, ink), *_news(seen, width, ink)], width, rows, ink)
+        half = (width - _BETWEEN) // 2
+        work = _stacked(_work(seen, half, ink), half, rows, ink)
+        news = _stacked(_news(seen, half, ink), half, rows, ink)
+        return head + [_beside(*pair, half, ink) for pair in zip_longest(work, news, fillvalue=Text())]
 
 
 def running_line(cell: RunningCell) -> str:
     """Return how far a cell is, in one line of words."""
-    return f"{cell.underlying} {cell.expiry}  {_how_far(cell)}"
+    if not cell.contracts or cell.phase == "ended":
+        return f"{_name(cell)}  {_what_it_does(cell)}"
+    far = f"{cell.answered:,} of {cell.contracts:,} contracts, {cell.candles:,} candles"
+    return f"{_name(cell)}  {far}, {_what_it_does(cell)}"
 
 
-def _left(seen: Overview, width: int) -> list[Section]:
-    return [_limits(seen, width), _running(seen, width), _standings(seen.standings, width)]
+def _work(seen: Overview, width: int, ink: _Ink) -> list[_Section]:
+    return [_limits(seen.budgets, width, ink), _running(seen.running, width, ink), _standings(seen.standings, width)]
 
 
-def _right(seen: Overview, width: int, *, plain: bool) -> list[Section]:
-    return [_requests(seen, width, plain=plain), _horizon(seen)]
+def _news(seen: Overview, width: int, ink: _Ink) -> list[_Section]:
+    return [_requests(seen.activity, width, ink), _horizon(seen.horizon.days, seen.horizon.leaving)]
 
 
-def _column(sections: Sequence[Section], rows: int | None) -> Group:
-    """Stack sections, with room between them if there is any to spare.
-
-    Where they do not fit, lines are taken from the longest until they do, or all are at their least.
-    """
-    lines = [section.lines for section in sections]
-    if rows is None or sum(lines) + 2 * len(lines) <= rows:
-        return Group(*(part for section in sections for part in ("", section.drawn(section.lines))))
-    while sum(lines) + len(lines) > rows:
-        spare = [count - section.least for count, section in zip(lines, sections, strict=True)]
-        if max(spare) <= 0:
+def _stacked(sections: Sequence[_Section], width: int, rows: int | None, ink: _Ink) -> list[Text]:
+    """Put sections one below the other, with room between them if there is any to spare."""
+    counts = [len(section.lines) for section in sections]
+    if rows is None or sum(counts) + 2 * len(counts) <= rows:
+        return [line for section in sections for line in (Text(), *section.drawn(len(section.lines), width, ink))]
+    while sum(counts) + len(counts) > rows:
+        able = [index for index, section in enumerate(sections) if counts[index] > section.least]
+        if not able:
             break
-        longest = max(range(len(lines)), key=lambda index: (spare[index] > 0, lines[index]))
-        lines[longest] -= 1
-    return Group(*(section.drawn(count) for section, count in zip(sections, lines, strict=True)))
+        counts[max(able, key=counts.__getitem__)] -= 1
+    pairs = zip(sections, counts, strict=True)
+    return [line for section, count in pairs for line in section.drawn(count, width, ink)]
 
 
-def _head(seen: Overview, width: int) -> Iterator[RenderableType]:
+def _beside(left: Text, right: Text, half: int, ink: _Ink) -> Text:
+    line = left.copy()
+    line.truncate(half, overflow=ink.cut, pad=True)
+    return line.append(" " * _BETWEEN).append_text(right)
+
+
+def _head(seen: Overview, width: int, ink: _Ink) -> Iterator[Text]:
     clock = f"{seen.at.astimezone(IST):%H:%M:%S} IST"
-    title = Table.grid(Column(no_wrap=True, ratio=1, overflow="ellipsis"), Column(no_wrap=True), expand=True)
-    title.add_row(Text.assemble(("ExpiryTrack", "bold cyan"), ("  " + str(seen.home), "bright_black")), clock)
-    yield title
-    yield from _wrapped(*_token(seen, width), width)
+    title = Text.assemble(("ExpiryTrack", "bold cyan"), (f"  {seen.home}", _DIM))
+    title.truncate(max(0, width - len(clock) - 2), overflow=ink.cut, pad=True)
+    yield title.append(f"  {clock}", "default")
+    yield from _sentence(*_token(seen, width), width)
     if seen.keys is not None:
-        yield from _wrapped(seen.keys, "yellow", width)
+        yield from _sentence(seen.keys, "yellow", width)
     if seen.unread is not None:
-        yield from _wrapped(f"Not read just now: {seen.unread}", "red", width)
+        yield from _sentence(f"Not read just now: {seen.unread}", "red", width)
 
 
 def _token(seen: Overview, width: int) -> tuple[str, str]:
@@ -156,209 +187,172 @@ def _token(seen: Overview, width: int) -> tuple[str, str]:
     if token.expires_at is None:
         return f"{whose}: dies at the next 03:30 IST", "green"
     dies = token.expires_at.astimezone(IST)
-    until = f"{dies:%H:%M} IST" if width < NARROW else f"{dies:%d %b %H:%M} IST"
-    return (
-        f"{whose}: {_time(token.seconds_left or 0)} left, until {until}",
-        "yellow" if seen.token_is_short else "green",
-    )
+    until = f"{dies:%H:%M} IST" if width < NARROW else f"{dies:%H:%M} IST on {dies:%d %b}"
+    said = f"{whose}: {duration(token.seconds_left or 0)} left, until {until}"
+    return said, "yellow" if seen.token_is_short else "green"
 
 
-def _first_steps(seen: Overview) -> Section:
+def _first_steps(seen: Overview) -> _Section:
     """Say what to do in a home in which nothing is tracked yet."""
     steps = [
-        ("expirytrack login", "log in to Upstox" if not seen.token.usable else "done: there is a token"),
-        ("expirytrack track NIFTY", "say what you want"),
-        ("expirytrack collect", "collect all that Upstox lists of it"),
-        ("expirytrack demo", "or try everything without an account"),
+        ("expirytrack login", "is done, there is a token" if seen.token.usable else "logs in to Upstox"),
+        ("expirytrack track NIFTY", "says what you want"),
+        ("expirytrack collect", "asks for all of it that Upstox still lists"),
+        ("expirytrack demo", "shows everything without an account"),
     ]
-
-    def draw(lines: int) -> RenderableType:
-        grid = Table.grid(
-            Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", style="bright_black"), padding=(0, 3, 0, 0)
-        )
-        for command, why in steps[:lines]:
-            grid.add_row(Text(command, style="bold"), why)
-        return _indented(grid)
-
-    return Section("Nothing is tracked yet", len(steps), draw)
+    longest = max(len(command) for command, _ in steps)
+    lines = [Text.assemble("  ", (command.ljust(longest), "bold"), (f"   {does}", _DIM)) for command, does in steps]
+    return _Section("Nothing is tracked yet", lines, least=len(lines))
 
 
-def _limits(seen: Overview, width: int) -> Section:
-    """Draw how full each window is, and what holds requests back."""
-    rows: list[tuple[str, WindowUse]] = []
-    held: list[Text] = []
-    for scope, budget in seen.budgets.items():
-        of = f" {scope}" if len(seen.budgets) > 1 else ""
-        rows += [(_span(window.limit.seconds) + of, window) for window in budget.windows]
-        if budget.cooldown_reason:
-            held.append(_line(f"  Paused for {_time(budget.cooldown_seconds)}: {budget.cooldown_reason}{of}", "yellow"))
-        if budget.circuit_state == "open":
-            reason = budget.circuit.reason
-            held.append(_line(f"  Breaker open for {_time(budget.circuit_seconds)}: {reason}{of}", "red"))
-        elif budget.circuit_state == "half-open":
-            held.append(_line(f"  Breaker half-open, the next request tries: {budget.circuit.reason}{of}", "yellow"))
-
-    def draw(lines: int) -> RenderableType:
-        grid = _bars(bar=_bar_width(width, 37))
-        for span, window in rows[: max(0, lines - len(held))]:
+def _limits(budgets: dict[str, Budget], width: int, ink: _Ink) -> _Section:
+    """Show how full each window is, and what holds requests back."""
+    gauges, held = [], []
+    for scope, budget in budgets.items():
+        of = f" {scope}" if len(budgets) > 1 else ""
+        for window in budget.windows:
             used, allowed, wait = window.used, window.limit.requests, window.seconds_to_slot
             colour = "yellow" if used >= _FULL * allowed else "cyan"
-            count = Text(f"{used:,} of {allowed:,}")
-            then = Text(f"next in {_time(wait)}" if wait >= 1 else "", style="yellow")
-            grid.add_row(span, _bar(used, allowed, colour), count, then)
-        return Group(_indented(grid), *held[:lines])
-
-    return Section("Limits: requests used", len(rows) + len(held), draw, least=len(rows) + len(held))
-
-
-def _running(seen: Overview, width: int) -> Section:
-    """Draw a bar for each cell under way, of whatever process."""
-    cells = seen.running
-    if not cells:
-        return Section("Running", 1, lambda _: _line("  nothing just now", "bright_black"))
-
-    def draw(lines: int) -> RenderableType:
-        grid = _bars(bar=_bar_width(width, 62))
-        for cell in cells[:lines]:
-            name = Text(f"{cell.underlying} {cell.expiry}")
-            colour = {"ended": "red", "asking": "green"}.get(cell.phase, "cyan")
-            if cell.phase == "ended" or not cell.contracts:
-                grid.add_row(
-                    name, Text(""), Text(""), Text(_how_far(cell), style="red" if cell.phase == "ended" else "")
-                )
-                continue
-            count = f"{cell.answered:,}/{cell.contracts:,}"
-            grid.add_row(name, _bar(cell.answered, cell.contracts, colour), count, Text(_and_then(cell, width)))
-        return _indented(grid)
-
-    return Section(f"Running: {plural(len(cells), 'cell')}", len(cells), draw)
+            more = f"next in {_time(wait)}" if wait >= 1 else ""
+            gauges.append(
+                _Gauge(_span(window.limit.seconds) + of, used, allowed, colour, f"{used:,} of {allowed:,}", more)
+            )
+        if budget.cooldown_reason:
+            paused = f"  Paused for {_time(budget.cooldown_seconds)}: {budget.cooldown_reason}{of}"
+            held.append(Text(paused, style="yellow"))
+        if budget.circuit_state != "closed":
+            state = f"open for {_time(budget.circuit_seconds)}" if budget.circuit_state == "open" else "half-open"
+            held.append(Text(f"  Breaker {state}, last failure: {budget.circuit.reason}{of}", style="red"))
+    lines = [*_gauged(gauges, width, ink), *held]
+    return _Section("Limits: requests used", lines, least=len(lines))
 
 
-def _and_then(cell: RunningCell, width: int) -> str:
-    candles = "" if width < NARROW else f"{_short(cell.candles)} candles  "
-    return candles + _left_of(cell)
+def _running(cells: Sequence[RunningCell], width: int, ink: _Ink) -> _Section:
+    """Show how far each cell under way is, whichever process collects it."""
+    ended = sum(cell.phase == "ended" for cell in cells)
+    title = f"Running: {plural(len(cells) - ended, 'cell')}" + (f", {ended} ended before the end" if ended else "")
+    longest = max((len(_name(cell, width)) for cell in cells), default=0)
+    barred = [cell for cell in cells if cell.contracts and cell.phase != "ended"]
+    gauges = [
+        _Gauge(
+            _name(cell, width).ljust(longest),
+            cell.answered,
+            cell.contracts,
+            "green" if cell.phase == "asking" else "cyan",
+            f"{cell.answered:,}/{cell.contracts:,}",
+            ("" if width < NARROW else f"{_short(cell.candles)} candles, ") + _what_it_does(cell),
+        )
+        for cell in barred
+    ]
+    said = [
+        Text(f"  {_name(cell, width):<{longest}}  {_what_it_does(cell)}", style="red" if cell.phase == "ended" else "")
+        for cell in cells
+        if cell not in barred
+    ]
+    lines = [*_gauged(gauges, width, ink), *said] or [Text("  nothing just now", style=_DIM)]
+    return _Section(title if cells else "Running", lines, least=min(len(lines), 4))
 
 
-def _left_of(cell: RunningCell) -> str:
-    if cell.phase == "storing":
-        return "storing"
-    if cell.phase == "proving":
-        return "proving"
-    return "no answer comes" if cell.seconds_left is None else f"{_time(cell.seconds_left)} left"
+def _what_it_does(cell: RunningCell) -> str:
+    match cell.phase:
+        case "ended":
+            seen = cell.seen_at.astimezone(IST)
+            return f"its process ended at {seen:%H:%M}: collect it again"
+        case "reading":
+            return "beginning"
+        case "storing":
+            return "storing"
+        case "proving":
+            return "proving the empty ones"
+        case "asking":
+            return "no answers" if cell.seconds_left is None else f"{_time(cell.seconds_left)} left"
 
 
-def _how_far(cell: RunningCell) -> str:
-    if cell.phase == "ended":
-        seen = cell.seen_at.astimezone(IST)
-        return f"its process ended at {seen:%H:%M}: collect it again, what arrived is kept"
-    if not cell.contracts:
-        return "nothing to ask" if cell.phase == "storing" else "beginning"
-    far = f"{cell.answered:,} of {cell.contracts:,} contracts, {cell.candles:,} candles"
-    return f"{far}, {_left_of(cell)}"
-
-
-def _standings(standings: Sequence[Standing], width: int) -> Section:
-    """Draw a line of counts for each underlying."""
+def _standings(standings: Sequence[Standing], width: int) -> _Section:
+    """Show the cells of each underlying by what is left to do."""
     if not standings:
-        return Section("Collected", 1, lambda _: _line("  nothing yet: run 'expirytrack collect'", "bright_black"))
-
-    def draw(lines: int) -> RenderableType:
-        columns = _COLUMNS if width >= NARROW else [column for column in _COLUMNS if column.needed]
-        grid = Table.grid(Column(no_wrap=True), padding=(0, 2, 0, 0))
-        for _ in columns:
-            grid.add_column(justify="right", no_wrap=True)
-        grid.add_row("", *(Text(column.title, style="bright_black") for column in columns))
-        for standing in standings[: max(0, lines - 1)]:
-            counts = ((column, int(getattr(standing, column.name))) for column in columns)
-            cells = [Text(_short(count), style=column.style if count else "bright_black") for column, count in counts]
-            grid.add_row(Text(standing.underlying, style="bold"), *cells)
-        return _indented(grid)
-
-    return Section("Collected: cells", len(standings) + 1, draw, least=2)
-
-
-def _requests(seen: Overview, width: int, *, plain: bool) -> Section:
-    """Draw the last minute, and what failed in the last half hour."""
-    recent = seen.activity
-    failures = recent.failures
-
-    def draw(lines: int) -> RenderableType:
-        shown = [_pulse(recent, width, plain=plain), _rates(recent, width)][:lines]
-        for failure in failures[: max(0, lines - len(shown))]:
-            last = datetime.fromtimestamp(failure.last_at, UTC).astimezone(IST)
-            times = "once" if failure.count == 1 else f"{failure.count:,} times"
-            shown.append(_line(f"  {failure.what} ({failure.endpoint}) {times}, last at {last:%H:%M:%S}", "yellow"))
-        return Group(*shown)
-
-    return Section("Requests: the last minute", 2 + len(failures), draw, least=2)
+        nothing = Text("  nothing is listed yet: run 'expirytrack collect'", style=_DIM)
+        return _Section("Cells", [nothing], least=1)
+    columns = [column for column in _COLUMNS if column.needed or width >= NARROW]
+    rows = [[("", ""), *((column.title, _DIM) for column in columns)]]
+    for standing in standings:
+        counts = [(column, int(getattr(standing, column.name))) for column in columns]
+        cells = [(_short(count), column.style if count else _DIM) for column, count in counts]
+        rows.append([(standing.underlying, "bold"), *cells])
+    widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for (name, style), *cells in rows:
+        line = Text.assemble("  ", (name.ljust(widths[0]), style))
+        for (text, colour), size in zip(cells, widths[1:], strict=True):
+            line.append(f"  {text:>{size}}", colour)
+        lines.append(line)
+    return _Section("Cells", lines, least=min(len(lines), 3))
 
 
-def _pulse(recent: Activity, width: int, *, plain: bool) -> Text:
-    """Draw the answers of each second as a row of blocks, the newest at the right."""
-    blocks = _PLAIN_BLOCKS if plain else _BLOCKS
-    seconds = recent.answers[-min(len(recent.answers), max(1, width - 4)) :]
-    most = max(seconds, default=0)
-    drawn = "".join(blocks[-(-count * (len(blocks) - 1) // most)] if most else blocks[0] for count in seconds)
-    return _line(f"  {drawn}" if most else "  nothing was asked", "green" if most else "bright_black")
-
-
-def _rates(recent: Activity, width: int) -> Text:
-    said = [f"{recent.total:,} answers", f"{_short(recent.candles)} candles", f"{recent.under_way} under way"]
+def _requests(recent: Activity, width: int, ink: _Ink) -> _Section:
+    """Show the last minute, and what failed in the last half hour."""
+    rates = [f"{recent.total:,} answers", f"{_short(recent.candles)} candles", f"{recent.under_way} under way"]
     if recent.latency is not None and recent.slowest is not None and width >= NARROW:
-        said.append(f"{recent.latency:.2f} s each, slowest {recent.slowest:.2f} s")
-    return _line("  " + ", ".join(said))
+        rates.append(f"half in {recent.latency:.2f} s, 95 % in {recent.slowest:.2f} s")
+    lines = [_pulse(recent, width, ink), Text(f"  {', '.join(rates)}")]
+    for failure in recent.failures:
+        last = datetime.fromtimestamp(failure.last_at, UTC).astimezone(IST)
+        times = "once, at" if failure.count == 1 else f"{failure.count:,} times, last at"
+        lines.append(Text(f"  {failure.what} ({failure.endpoint}) {times} {last:%H:%M:%S}", style="yellow"))
+    return _Section("Requests: the last minute", lines, least=2)
 
 
-def _horizon(seen: Overview) -> Section:
-    """Draw what is about to leave the API's list."""
-    leaving, days = seen.horizon.leaving, seen.horizon.days
+def _pulse(recent: Activity, width: int, ink: _Ink) -> Text:
+    """Draw the answers of each second as a column, the newest at the right."""
+    seconds = recent.answers[-max(1, width - 4) :]
+    most = max(seconds, default=0)
+    if not most:
+        return Text("  nothing was answered", style=_DIM)
+    steps = len(ink.heights) - 1
+    return Text("  " + "".join(ink.heights[-(-count * steps // most)] for count in seconds), style="green")
+
+
+def _horizon(days: int | None, leaving: Sequence[Leaving]) -> _Section:
+    """Show what is about to leave the API's list."""
     if not leaving:
-        reach = "the API's list loses nothing" if days is None else f"the API lists an expiry for {days} days"
-        return Section("Horizon", 1, lambda _: _line(f"  {reach}; nothing that is missing leaves soon", "bright_black"))
+        reach = "its oldest date stays" if days is None else f"an expiry stays for {days} days"
+        said = Text(f"  {reach}; nothing that is missing leaves soon", style=_DIM)
+        return _Section("Horizon of Upstox's list", [said], least=1)
+    lines = [
+        Text(
+            f"  {cell.underlying} {cell.expiry} may leave on {cell.on}, "
+            + ("all of it missing" if cell.missing is None else f"{plural(cell.missing, 'contract')} missing"),
+            style="yellow",
+        )
+        for cell in leaving
+    ]
+    return _Section(f"Horizon of Upstox's list: {plural(len(leaving), 'cell')} about to leave", lines, least=1)
 
-    def draw(lines: int) -> RenderableType:
-        return Group(*(_line(f"  {cell.sentence}", "yellow") for cell in leaving[:lines]))
 
-    return Section(f"Horizon: {plural(len(leaving), 'cell')} about to leave Upstox's list", len(leaving), draw)
-
-
-def _bars(bar: int) -> Table:
-    return Table.grid(
-        Column(no_wrap=True),
-        Column(width=bar) if bar else Column(width=0),
-        Column(no_wrap=True, justify="right"),
-        Column(no_wrap=True, overflow="ellipsis"),
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
+def _gauged(gauges: Sequence[_Gauge], width: int, ink: _Ink) -> Iterable[Text]:
+    """Align names, bars, counts and words; where there is no room for bars, there are none."""
+    if not gauges:
+        return
+    name, count, more = (
+        max(len(part) for part in parts) for parts in zip(*((g.name, g.count, g.more) for g in gauges), strict=True)
     )
+    bar = min(_LONGEST_BAR, width - (2 + name + 2 + 2 + count + 2 + more))
+    for gauge in gauges:
+        line = Text(f"  {gauge.name:<{name}}  ")
+        if bar >= _SHORTEST_BAR:
+            done = min(bar, round(bar * gauge.done / gauge.total)) if gauge.total else bar
+            line.append(ink.done * done, gauge.colour).append(ink.open * (bar - done), _DIM).append("  ")
+        yield line.append(f"{gauge.count:>{count}}").append(f"  {gauge.more}", "default")
 
 
-def _bar_width(width: int, beside: int) -> int:
-    return max(0, min(40, width - beside))
+def _name(cell: RunningCell, width: int = NARROW) -> str:
+    return f"{cell.underlying} {cell.expiry}" if width >= NARROW else f"{cell.underlying} {cell.expiry:%y-%m-%d}"
 
 
-def _bar(done: int, total: int, colour: str) -> ProgressBar:
-    return ProgressBar(
-        total=max(total, 1),
-        completed=min(done, total),
-        style="bright_black",
-        complete_style=colour,
-        finished_style=colour,
-    )
-
-
-def _indented(what: RenderableType) -> Padding:
-    return Padding(what, (0, 0, 0, 2))
-
-
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
-
-
-def _wrapped(text: str, style: str, width: int) -> Iterator[Text]:
+def _sentence(text: str, style: str, width: int) -> Iterator[Text]:
     """Break a sentence into lines, because it says what to do."""
     for line in wrap(text, max(1, width)):
-        yield _line(line, style)
+        yield Text(line, style=style)
 
 
 def _span(seconds: float) -> str:
@@ -373,7 +367,10 @@ def _time(seconds: float) -> str:
 
 
 def _short(number: int) -> str:
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
-        if number >= size:
-            return f"{number / (1000 if unit == 'k' else size):,.{0 if unit == 'k' else 1}f} {unit}"
-    return f"{number:,}"
+    """Return a count in at most six characters or so: 9,999, then thousands, millions and thousands of these."""
+    if number < 10_000:  # noqa: PLR2004 -- as the docstring says
+        return f"{number:,}"
+    for size, unit in ((1e3, "k"), (1e6, "M")):
+        if number < 999.5 * size:
+            return f"{number / size:.{0 if unit == 'k' else 1}f} {unit}"
+    return f"{number / 1e9:,.1f} G"
