@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.account import login, logout, token, warn_of_token
+from expirytrack_dagster.commands.alerts import alerts
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
@@ -64,6 +65,7 @@ app.command()(decrypt)
 app.add_typer(config, name="config")
 app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(alerts, name="alerts")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 

@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from expirytrack_dagster.state import StateDatabase
 
@@ -32,42 +31,59 @@ Name: TypeAlias = Literal[
 ]
 """The rules, in the order in which alerts of one moment are told."""
 
+Wanted: TypeAlias = Literal["at most", "at least"]
+
+RULES: dict[str, tuple[str, Wanted]] = {
+    "token_life": ("minutes left", "at least"),
+    "lost": ("contracts missing", "at most"),
+    "horizon": ("days left", "at least"),
+    "disk_free": ("GB free", "at least"),
+    "failure_rate": ("%", "at most"),
+    "response_time": ("seconds", "at most"),
+    "no_progress": ("minutes", "at most"),
+    "completeness": ("%", "at least"),
+    "quarantine_rate": ("%", "at most"),
+    "delivery": ("failed tries", "at most"),
+}
+"""The unit of each rule's values, and on which side of its threshold they are wanted."""
+
 KEPT = timedelta(days=90)
 """For how long an alert that is over is remembered."""
 
-_SELECT = "SELECT name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending, id FROM alerts"
+_SELECT = "SELECT name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending FROM alerts"
 _STANDING = f"{_SELECT} WHERE recovered_at IS NULL ORDER BY id"
 _RECENT = f"{_SELECT} ORDER BY id DESC LIMIT ?"
 _RAISE = """
-INSERT INTO alerts (name, subject, value, threshold, sentence, todo, raised_at)
-VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
+INSERT INTO alerts (name, subject, value, threshold, sentence, todo, raised_at) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
+_END = "UPDATE alerts SET recovered_at = ?, ending = ? WHERE name = ? AND subject = ? AND recovered_at IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A value as it is at this moment, and the two levels that it is held against, all in one unit.
 
-    Where `clear` is below `threshold`, a value above the threshold is bad, and is good again at `clear` or below; where
-    it is above, a value below the threshold is bad. `sentence` says what is, `todo` what to do if that is bad.
+    A value that is wanted `at most` is bad above `threshold` and good again at `clear` or below, and the other way
+    round; between the two nothing changes. `sentence` says what is, `todo` what to do if that is bad.
     """
 
     subject: str
     value: float
     threshold: float
     clear: float
+    wanted: Wanted
     sentence: str
     todo: str
 
     @property
     def is_bad(self) -> bool:
         """The value is past the threshold."""
-        return self.value > self.threshold if self.clear < self.threshold else self.value < self.threshold
+        return self.value > self.threshold if self.wanted == "at most" else self.value < self.threshold
 
     @property
     def is_good(self) -> bool:
         """The value is back at the clear level, or further from the threshold."""
-        return self.value <= self.clear if self.clear < self.threshold else self.value >= self.clear
+        return self.value <= self.clear if self.wanted == "at most" else self.value >= self.clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,34 +145,28 @@ def judge(standing: Iterable[Alert], measured: Measured, now: datetime) -> Judge
 
 def standing(state: StateDatabase) -> list[Alert]:
     """Return the alerts that stand, the oldest first; takes no lock."""
-    return [_alert(row) for row in state.query(_STANDING)]
+    return [of_row(row) for row in state.query(_STANDING)]
 
 
 def recent(state: StateDatabase, limit: int) -> list[Alert]:
     """Return the alerts that were raised last, the newest first, whether they stand or not; takes no lock."""
-    return [_alert(row) for row in state.query(_RECENT, (limit,))]
+    return [of_row(row) for row in state.query(_RECENT, (limit,))]
 
 
-def record(state: StateDatabase, measured: Measured, now: datetime, channels: Collection[str]) -> Judgement:
-    """Judge what was measured, keep what has changed, and note which channels have to be told of it.
+def record(state: StateDatabase, measured: Measured, now: datetime) -> Judgement:
+    """Judge what was measured and keep what has changed; what has been over for long is forgotten.
 
-    All in one transaction, so that of two processes that see the same only one raises it. What is long over is
-    forgotten.
+    All in one transaction, so that of two processes that see the same only one raises it.
     """
     with state.transaction() as connection:
         rows = connection.execute(_STANDING).fetchall()
-        ids = {(row[0], row[1]): row[-1] for row in rows}
-        judgement = judge([_alert(row) for row in rows], measured, now)
+        judgement = judge([of_row(row) for row in rows], measured, now)
         for alert in judgement.recovered:
-            number = ids[alert.name, alert.subject]
-            connection.execute(
-                "UPDATE alerts SET recovered_at = ?, ending = ? WHERE id = ?", (now.timestamp(), alert.ending, number)
-            )
-            _to_tell(connection, number, "recovered", channels, now)
+            over = (now.timestamp(), alert.ending, alert.name, alert.subject)
+            connection.execute(_END, over)
         for alert in judgement.raised:
             facts = (alert.name, alert.subject, alert.value, alert.threshold, alert.sentence, alert.todo)
-            (number,) = connection.execute(_RAISE, (*facts, now.timestamp())).fetchone()
-            _to_tell(connection, number, "raised", channels, now)
+            connection.execute(_RAISE, (*facts, now.timestamp()))
         connection.execute("DELETE FROM alerts WHERE recovered_at < ?", ((now - KEPT).timestamp(),))
     return judgement
 
@@ -165,21 +175,11 @@ def _raised(name: str, reading: Reading, now: datetime) -> Alert:
     return Alert(name, reading.subject, reading.value, reading.threshold, reading.sentence, reading.todo, now)
 
 
-def _to_tell(connection: sqlite3.Connection, number: int, event: str, channels: Collection[str], now: datetime) -> None:
-    connection.executemany(
-        "INSERT INTO alert_deliveries (alert, event, channel, due_at) VALUES (?, ?, ?, ?)",
-        [(number, event, channel, now.timestamp()) for channel in channels],
-    )
-
-
-def _alert(row: tuple[Any, ...]) -> Alert:
-    *facts, raised_at, recovered_at, ending, _ = row
-    return Alert(
-        *facts,
-        raised_at=_moment(raised_at),
-        recovered_at=None if recovered_at is None else _moment(recovered_at),
-        ending=ending,
-    )
+def of_row(row: tuple[Any, ...]) -> Alert:
+    """Return the alert of a row of its table, the columns in the order of the fields."""
+    name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending = row
+    over = None if recovered_at is None else _moment(recovered_at)
+    return Alert(name, subject, value, threshold, sentence, todo, _moment(raised_at), over, ending)
 
 
 def _moment(seconds: float) -> datetime:

@@ -15,12 +15,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from expirytrack_dagster.settings.values import (
     LOGIN_URL,
+    MAIL_ADDRESS,
+    MAIL_ADDRESSES,
     UPSTOX_API_URL,
     Allowed,
     RateLimit,
     check_api_url,
     check_passphrase,
     check_receiver,
+    check_telegram_token,
+    check_webhook,
     is_loopback,
     parse_pins,
     parse_rate_limits,
@@ -30,6 +34,7 @@ PREFIX = "EXPIRYTRACK_"
 UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
 DEFAULT_ACCOUNT = "default"
 NOTIFIER_URL = "http://127.0.0.1:8766/notify"
+TELEGRAM_URL = "https://api.telegram.org"
 INSTRUMENTS_PATH = "/market-quote/instruments/exchange/complete.json.gz"
 
 PROFILES: dict[str, dict[str, object]] = {
@@ -217,6 +222,70 @@ class Settings(BaseModel):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least serious messages that are logged."
+    )
+
+    # Alerts: what is too much, and who is told. The token's life is token_warning_minutes, the horizon horizon_days.
+    alert_window_minutes: float = Field(
+        30.0, ge=1, le=1_440, description="Minutes back over which failing and slow requests are counted for alerts."
+    )
+    alert_failure_percent: float = Field(
+        10.0, ge=0, le=100, description="An alert is raised when more of the requests fail; 100 is never."
+    )
+    alert_response_seconds: float = Field(
+        10.0, gt=0, le=3_600, description="An alert is raised when one answer in twenty takes longer."
+    )
+    alert_stalled_minutes: float = Field(
+        45.0,
+        ge=1,
+        le=10_080,
+        description="An alert is raised when a cell that is collected gets no answer for so long; full windows may "
+        "hold it up for half an hour.",
+    )
+    alert_quarantine_percent: float = Field(
+        1.0, ge=0, le=100, description="An alert is raised when more of a cell's rows are in quarantine; 100 is never."
+    )
+    alert_completeness_percent: float = Field(
+        99.0,
+        ge=0,
+        le=100,
+        description="An alert is raised when fewer of an underlying's contracts that were asked for are complete or "
+        "proven empty; 0 is never.",
+    )
+    alert_disk_gb: float = Field(
+        5.0, ge=0, le=1_000_000, description="An alert is raised when the home's disk has less room, in GB; 0 is never."
+    )
+    mail_to: Annotated[str | None, Allowed("addresses with commas between them", pattern=MAIL_ADDRESSES)] = Field(
+        None, description="Who gets alerts by e-mail; nobody if unset."
+    )
+    mail_from: Annotated[str | None, Allowed("one address", pattern=MAIL_ADDRESS)] = Field(
+        None, description="Sender of the e-mails; the first of mail_to if unset."
+    )
+    smtp_host: Annotated[str, Allowed("the name of a host", pattern=r"[A-Za-z0-9.:_-]+")] = Field(
+        "localhost", description="Server that takes the e-mails."
+    )
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Its port; 465 as a rule where smtp_security is tls.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls",
+        description="How the way to it is encrypted: once connected, from the start, or not, which is for this "
+        "machine alone.",
+    )
+    smtp_user: str | None = Field(None, description="Name at the mail server; no login if unset.")
+    smtp_password: SecretStr | None = Field(
+        None, description="Its password; `alerts secret smtp-password` keeps it in the vault instead."
+    )
+    webhook_url: Annotated[SecretStr | None, AfterValidator(check_webhook)] = Field(
+        None,
+        description="Address that takes alerts as Slack does (also Mattermost, Discord with /slack); plain http is for "
+        "this machine alone. `alerts secret webhook-url` keeps it in the vault instead.",
+    )
+    telegram_chat: Annotated[
+        str | None, Allowed("the number of a chat, or @ and the name of a channel", pattern=r"-?\d+|@\w+")
+    ] = Field(None, description="Telegram chat that gets alerts; none if unset.")
+    telegram_token: Annotated[SecretStr | None, AfterValidator(check_telegram_token)] = Field(
+        None, description="Token of the bot that writes there; `alerts secret telegram-token` keeps it in the vault."
+    )
+    telegram_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {TELEGRAM_URL}")] = Field(
+        TELEGRAM_URL, description="Address of Telegram's bot API; plain http is for this machine alone."
     )
 
     @property

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 UPSTOX_API_URL = "https://api.upstox.com"
 LOGIN_URL = "http://127.0.0.1:8765/callback"
 SHORTEST_PASSPHRASE = 8
+MAIL_ADDRESS = r"[^\s,@<>]+@[^\s,@<>]+"
+MAIL_ADDRESSES = rf"{MAIL_ADDRESS}(\s*,\s*{MAIL_ADDRESS})*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,28 @@ def parse_pins(text: object) -> object:
             message = f"'{pin}' is not of the form sha256/ and 44 characters of base64"
             raise ValueError(message)
     return pins
+
+
+def check_webhook(url: SecretStr | None) -> SecretStr | None:
+    """Accept an address to which alerts are posted: https, or http on this machine; it is never quoted."""
+    if url is not None:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            fit = bool(parts.hostname) and (parts.port is None or parts.port > 0)  # a port that is no number raises
+        except ValueError:
+            fit = False
+        if not fit or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.geturl()))):
+            message = "use an https address, such as https://hooks.slack.com/services/... (http is for this machine)"
+            raise ValueError(message)
+    return url
+
+
+def check_telegram_token(token: SecretStr | None) -> SecretStr | None:
+    """Accept what @BotFather gives: a number, a colon, and a secret; it is never quoted."""
+    if token is not None and not re.fullmatch(r"\d+:[\w-]+", token.get_secret_value(), re.ASCII):
+        message = "use the token as @BotFather shows it, digits, a colon, and letters"
+        raise ValueError(message)
+    return token
 
 
 def check_passphrase(passphrase: SecretStr | None) -> SecretStr | None:

@@ -40,12 +40,12 @@ def state(tmp_path: Path) -> Iterator[StateDatabase]:
 
 def high(value: float, subject: str = "requests") -> Reading:
     """Return a value that is bad above 10 and good again from 8 on."""
-    return Reading(subject, value, 10.0, 8.0, f"It is {value:g}.", "Do something.")
+    return Reading(subject, value, 10.0, 8.0, "at most", f"It is {value:g}.", "Do something.")
 
 
 def low(value: float, subject: str = "disk") -> Reading:
     """Return a value that is bad below 5 and good again from 6 on."""
-    return Reading(subject, value, 5.0, 6.0, f"It is {value:g}.", "Do something.")
+    return Reading(subject, value, 5.0, 6.0, "at least", f"It is {value:g}.", "Do something.")
 
 
 def failures(*readings: Reading) -> Measured:
@@ -71,11 +71,11 @@ def test_each_side_has_two_levels(reading: Reading, bad: bool, good: bool) -> No
 
 def test_an_alert_says_what_it_was(state: StateDatabase) -> None:
     """What raised it stays, what ended it is added, and the times are those of the two readings."""
-    raised = record(state, failures(high(12)), NOON, []).raised
+    raised = record(state, failures(high(12)), NOON).raised
     assert raised == (Alert("failure_rate", "requests", 12, 10, "It is 12.", "Do something.", NOON),)
-    assert record(state, failures(high(15)), NOON + timedelta(minutes=1), []).raised == ()
+    assert record(state, failures(high(15)), NOON + timedelta(minutes=1)).raised == ()
     assert standing(state) == list(raised)
-    over = record(state, failures(high(3)), NOON + timedelta(minutes=2), []).recovered
+    over = record(state, failures(high(3)), NOON + timedelta(minutes=2)).recovered
     assert over == (replace(raised[0], recovered_at=NOON + timedelta(minutes=2), ending="It is 3."),)
     assert standing(state) == []
     assert recent(state, 5) == list(over)
@@ -83,20 +83,20 @@ def test_an_alert_says_what_it_was(state: StateDatabase) -> None:
 
 def test_what_was_not_looked_at_stands(state: StateDatabase) -> None:
     """A rule without readings changes nothing; a subject that is gone from its rule's readings ends its alert."""
-    record(state, failures(high(12, "a"), high(12, "b")), NOON, [])
-    assert record(state, {}, NOON, []).recovered == ()
-    assert record(state, {"disk_free": ()}, NOON, []).recovered == ()
-    (over,) = record(state, failures(high(12, "b")), NOON, []).recovered
+    record(state, failures(high(12, "a"), high(12, "b")), NOON)
+    assert record(state, {}, NOON).recovered == ()
+    assert record(state, {"disk_free": ()}, NOON).recovered == ()
+    (over,) = record(state, failures(high(12, "b")), NOON).recovered
     assert (over.subject, over.ending) == ("a", "a is no longer judged.")
 
 
 def test_the_newest_come_first_and_old_ones_go(state: StateDatabase) -> None:
     """`recent` counts from the newest; what has been over for a long time is forgotten, what stands is not."""
     for day in range(3):
-        record(state, failures(high(12, f"day {day}")), NOON + timedelta(days=day), [])
+        record(state, failures(high(12, f"day {day}")), NOON + timedelta(days=day))
     assert [alert.subject for alert in recent(state, 2)] == ["day 2", "day 1"]
     later = NOON + timedelta(days=3) + KEPT
-    record(state, {"disk_free": [low(1)]}, later, [])
+    record(state, {"disk_free": [low(1)]}, later)
     assert [alert.subject for alert in recent(state, 9)] == ["disk", "day 2"]
 
 
@@ -151,11 +151,9 @@ def test_the_database_judges_as_the_function_does(tmp_path: Path, values: list[d
             now = NOON + timedelta(minutes=minute)
             measured = failures(*(high(value, subject) for subject, value in step.items()))
             expected = judge(known, measured, now)
-            assert record(state, measured, now, ["log"]) == expected
+            assert record(state, measured, now) == expected
             over = {alert.subject for alert in expected.recovered}
             known = [*(alert for alert in known if alert.subject not in over), *expected.raised]
             raised += len(expected.raised)
             assert standing(state) == known
         assert len(recent(state, 1000)) == raised
-        ((deliveries,),) = state.query("SELECT count(*) FROM alert_deliveries")
-        assert deliveries == 2 * raised - len(known)
