@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.account import login, logout, token, warn_of_token
+from expirytrack_dagster.commands.alerts import alerts
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
+from expirytrack_dagster.commands.config import config, init
 from expirytrack_dagster.commands.derive import derive
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
@@ -45,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
+app.command()(init)
 app.command()(sandbox)
 app.command()(login)
 app.command()(logout)
@@ -60,14 +63,29 @@ app.command()(status)
 app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
+app.add_typer(config, name="config")
 app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(alerts, name="alerts")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 
 
+def _say_version(asked: bool) -> None:  # noqa: FBT001 -- Typer calls it with the option's value alone
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"expirytrack {version('expirytrack-dagster')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _guard() -> None:
+def _guard(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
     """Close what this program writes to other users, before any command."""
     from expirytrack_dagster.console import err, say
     from expirytrack_dagster.security.access import close_home, close_what_is_made
@@ -186,10 +204,11 @@ def _collected(
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.instance import prepare
+    from expirytrack_dagster.instance import open_instance
 
     settings = load_settings()
-    prepare(settings)
+    with open_instance(settings):
+        pass  # made before webserver and daemon open it at the same moment
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
         _serve_ui(children, port, host)
 

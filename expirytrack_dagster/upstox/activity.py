@@ -7,6 +7,7 @@ index of the windows, so that a look costs the requests of the last half hour an
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -36,6 +37,13 @@ SELECT coalesce(counted_at, started_at), outcome, status, error_code, endpoint
 FROM requests
 WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :since
 AND outcome NOT IN ('ok', 'abandoned')
+"""
+
+
+_SETTLED = """
+SELECT outcome, status, error_code, latency FROM requests
+WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :since
+AND outcome IS NOT NULL AND started_at <= :now
 """
 
 
@@ -92,6 +100,30 @@ def activity(state: StateDatabase, scopes: Sequence[str], now: float) -> Activit
         by_run=by_run,
         failures=_failures(state.query(_FAILED, bound | {"since": now - HALF_HOUR})),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the requests of a stretch of time.
+
+    `slowest` is what 95 of 100 answers took at most, in seconds, None without one; `mostly` is how most of the failed
+    ones failed, None where none did. Requests given up by ourselves count neither way.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    slowest: float | None = None
+    mostly: str | None = None
+
+
+def settled(state: StateDatabase, scopes: Sequence[str], now: float, seconds: float) -> Settled:
+    """Look back from `now` (seconds since the epoch) at the requests of these scopes; takes no lock."""
+    bound = {"scopes": json.dumps(list(scopes)), "now": now, "since": now - seconds}
+    rows = [row for row in state.query(_SETTLED, bound) if row[0] != "abandoned"]
+    kinds = Counter(_named(outcome, status, code) for outcome, status, code, _ in rows if outcome != "ok")
+    latencies = sorted(latency for *_, latency in rows if latency is not None)
+    mostly = kinds.most_common(1)[0][0] if kinds else None
+    return Settled(len(rows), kinds.total(), _share(latencies, 0.95), mostly)
 
 
 def _failures(rows: list[tuple[float, str, int | None, str | None, str]]) -> tuple[Failure, ...]:
