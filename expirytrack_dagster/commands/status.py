@@ -102,6 +102,9 @@ def _say(seen: Overview) -> None:
         console.say(f"Running: {running_line(cell)}", style="yellow" if cell.phase == "ended" else None)
     for leaving in seen.horizon.leaving:
         console.say(f"Horizon: {leaving.sentence}", style="yellow")
+    for alert in seen.alerts:
+        if alert.recovered_at is None:
+            console.say(f"Alert:   {alert.sentence} {alert.todo}", style="red")
     collected = [cell for cell in seen.cells if cell.is_begun]
     for standing in seen.standings:
         begun = sum(cell.underlying == standing.underlying for cell in collected)
