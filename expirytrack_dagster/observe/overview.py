@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pandas as pd
 
@@ -48,6 +48,10 @@ _TELLING = 20
 _SHORT = 0.2
 """Seconds to wait for an archive that is written just now, when it is looked at every second."""
 
+_COUNTS = (
+    *("contracts", "complete", "empty_proven", "partial", "refused", "failed", "unasked"),
+    *("candles", "quarantined"),
+)
 _TOTALS = ("cells", "complete", "begun", "not_begun", "waiting", "lost", "contracts", "final_contracts")
 
 RunningPhase = Literal["reading", "asking", "proving", "storing", "ended"]
@@ -384,17 +388,21 @@ def look(settings: Settings, now: datetime) -> Overview:
 
 def cell_counts(frame: pd.DataFrame) -> tuple[CellCounts, ...]:
     """Take over the columns of `warehouse.reader.cells`."""
-    columns = list(CellCounts.__slots__)
     return tuple(
         CellCounts(
-            str(name),
-            pd.Timestamp(day).date(),
-            *(int(count) for count in counts[:9]),
-            *(None if pd.isna(moment) else moment.to_pydatetime() for moment in counts[9:11]),
-            sealed=bool(counts[11]),
+            underlying=str(row["underlying"]),
+            expiry=pd.Timestamp(row["expiry"]).date(),
+            **{name: int(row[name]) for name in _COUNTS},
+            first_ts=_moment(row["first_ts"]),
+            last_ts=_moment(row["last_ts"]),
+            sealed=bool(row["sealed"]),
         )
-        for name, day, *counts in frame[columns].itertuples(index=False, name=None)
+        for row in frame.to_dict("records")
     )
+
+
+def _moment(value: Any) -> datetime | None:
+    return None if pd.isna(value) else pd.Timestamp(value).to_pydatetime()
 
 
 def _surveyed(
