@@ -80,7 +80,7 @@ def alerts(context: dg.SensorEvaluationContext, upstox: UpstoxResource) -> dg.Sk
         context.log.warning("Alerts do not get through by %s: %s", channel, sentence)
     undelivered = f"; not delivered by {', '.join(failed)}" if failed else ""
     return dg.SkipReason(
-        f"{stands} alerts stand, {len(changed.raised)} of them new, {len(changed.recovered)} are over{undelivered}."
+        f"Alerts that stand: {stands}; new: {len(changed.raised)}; over: {len(changed.recovered)}{undelivered}."
     )
 
 
@@ -107,8 +107,8 @@ def build_sensors(*, automatic: bool) -> list[dg.SensorDefinition]:
             name="alerts",
             minimum_interval_seconds=60,
             default_status=status,
-            description="Tells the log, e-mail, webhook and Telegram, as far as they are set up, what is wrong and what "
-            "is over: each once. Thresholds are settings; `expirytrack alerts` lists what stands.",
+            description="Tells the log, e-mail, webhook and Telegram, as far as they are set up, what is wrong and "
+            "what is over: each once. Thresholds are settings; `expirytrack alerts` lists what stands.",
         )(alerts),
         dg.AutomationConditionSensorDefinition(
             "derivations",
