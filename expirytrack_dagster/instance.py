@@ -47,13 +47,13 @@ def prepare(settings: Settings) -> Path:
         make_folder(folder)
         found = configuration.read_bytes().replace(b"\r\n", b"\n") if configuration.exists() else None
         if found is None or hashlib.sha256(found).hexdigest() in _EARLIER:
-            shutil.copyfile(_shipped_configuration(), configuration)
+            shutil.copyfile(shipped("dagster.yaml"), configuration)
         elif _LAUNCHER not in found:
             _log.warning(
                 "%s was changed by hand and does not name the run_launcher expirytrack_dagster.launcher: a run that is "
                 "killed would count as running for ever. Take that section over from %s, or remove the file.",
                 configuration,
-                _shipped_configuration(),
+                shipped("dagster.yaml"),
             )
     except OSError as error:
         raise StorageError(
@@ -109,8 +109,8 @@ def warn_of_another_instance(settings: Settings) -> None:
         )
 
 
-def _shipped_configuration() -> Path:
-    """Return dagster.yaml from the installed package, or from the project in which the package lies."""
+def shipped(name: str) -> Path:
+    """Return a file of the project's top folder, from the installed package or from the folder of the sources."""
     package = Path(__file__).parent
-    installed = package / "dagster.yaml"
-    return installed if installed.exists() else package.parent / "dagster.yaml"
+    installed = package / name
+    return installed if installed.exists() else package.parent / name

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from expirytrack_dagster.settings import is_secret
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
@@ -162,8 +164,8 @@ class _Warnings(logging.StreamHandler[Any]):
 
 
 def _secrets(settings: Settings) -> Iterable[str]:
-    for name in ("access_token", "client_secret", "passphrase", "recovery_key"):
-        value = getattr(settings, name)
+    for name, about in type(settings).model_fields.items():
+        value = getattr(settings, name) if is_secret(about) else None
         text = value.get_secret_value().strip() if value else ""
         if len(text) >= _SHORTEST:
             yield from {text, json.dumps(text, ensure_ascii=False)[1:-1]}
