@@ -100,7 +100,14 @@ def test_the_source_distribution_is_whole(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= carried()
-    assert names >= {"dagster.yaml", "workspace.yaml", "pyproject.toml", "README.md", "CHANGELOG.md", "requirements.txt"}
+    assert names >= {
+        "dagster.yaml",
+        "workspace.yaml",
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "requirements.txt",
+    }
     assert {name.partition("/")[0] for name in names}.isdisjoint({".venv", "dist", ".git"})
     assert {name for name in names if name.startswith("data/")} <= {"data/README.md"}
 
