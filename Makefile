@@ -5,7 +5,7 @@ UI ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test e2e images lint audit bench lock nautilus clean
+.PHONY: demo ui test e2e images docs lint audit bench lock nautilus clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -21,6 +21,9 @@ e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in
 
 images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
 	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
+
+docs: $(VENV)/ready  ## Build the documentation into build/site: reference from the code, notebook executed, links strict.
+	$(BIN)/python -m expirytrack_dagster_tests.docsite
 
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .
@@ -55,4 +58,4 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@touch $@
 
 clean:  ## Remove the environment and caches; the data stays.
-	rm -rf $(VENV) .venv-nautilus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-nautilus build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
