@@ -8,7 +8,7 @@ VENV := .venv
 TESTS :=
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test versions e2e images lint audit bench lock nautilus clean
+.PHONY: demo ui test versions e2e images docs lint audit bench lock nautilus clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -33,6 +33,9 @@ e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in
 images: $(VENV)/ready  ## Renew the pictures of the UI and of the dashboard in docs/images.
 	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py \
 		expirytrack_dagster_tests/integration/commands/test_status.py
+
+docs: $(VENV)/ready  ## Build the documentation into build/site: reference from the code, notebook executed, links strict.
+	$(BIN)/python -m expirytrack_dagster_tests.docsite
 
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .
@@ -67,4 +70,4 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@touch $@
 
 clean:  ## Remove the environment and caches; the data stays.
-	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
