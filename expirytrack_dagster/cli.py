@@ -204,11 +204,14 @@ def _collected(
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.console import slow
 
     settings = load_settings()
-    with open_instance(settings):
-        pass  # made before webserver and daemon open it at the same moment
+    with slow("Preparing"):
+        from expirytrack_dagster.instance import open_instance
+
+        with open_instance(settings):
+            pass  # made before webserver and daemon open it at the same moment
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
         _serve_ui(children, port, host)
 
@@ -217,8 +220,10 @@ def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
 def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] = True, port: PortOption = 3000) -> None:
     """Try everything without an account: a local Upstox, a collection through Dagster, then the UI."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.demo import run_demo
+    from expirytrack_dagster.console import slow
 
+    with slow("Preparing"):
+        from expirytrack_dagster.demo import run_demo
     os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
     settings = load_settings()
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
@@ -246,7 +251,8 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
             style="yellow",
         )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port, host)
+    with console.slow("Waiting until it answers"):
+        url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()
