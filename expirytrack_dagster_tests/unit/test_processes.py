@@ -1,4 +1,4 @@
-"""A process is told from all others, also when its number is given again and when its parent has not noticed its end."""
+"""A process is told from all others: also when its number is given again, or its parent has not noticed its end."""
 
 from __future__ import annotations
 
