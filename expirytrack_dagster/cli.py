@@ -25,6 +25,7 @@ from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
 from expirytrack_dagster.commands.config import config, init
 from expirytrack_dagster.commands.derive import derive
+from expirytrack_dagster.commands.doctor import doctor
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
@@ -54,6 +55,7 @@ app.command()(logout)
 app.command()(token)
 app.command()(verify)
 app.command()(derive)
+app.command()(doctor)
 app.command()(export)
 app.command()(query)
 app.command()(backup)
