@@ -25,6 +25,7 @@ from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
 from expirytrack_dagster.commands.config import config, init
 from expirytrack_dagster.commands.derive import derive
+from expirytrack_dagster.commands.doctor import doctor
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
@@ -55,6 +56,7 @@ app.command()(logout)
 app.command()(token)
 app.command()(verify)
 app.command()(derive)
+app.command()(doctor)
 app.command()(export)
 app.command()(query)
 app.command()(backup)
@@ -208,13 +210,15 @@ def _collected(
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C, and /metrics where EXPIRYTRACK_METRICS_PORT is set."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.console import say
-    from expirytrack_dagster.instance import open_instance
-    from expirytrack_dagster.observe.endpoint import serving
+    from expirytrack_dagster.console import say, slow
 
     settings = load_settings()
-    with open_instance(settings):
-        pass  # made before webserver and daemon open it at the same moment
+    with slow("Preparing"):
+        from expirytrack_dagster.instance import open_instance
+        from expirytrack_dagster.observe.endpoint import serving
+
+        with open_instance(settings):
+            pass  # made before webserver and daemon open it at the same moment
     with servers.stoppable(), servers.Children(settings.home / "logs") as children, serving(settings) as address:
         if address:
             say(f"Metrics: {address}")
@@ -225,8 +229,10 @@ def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
 def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] = True, port: PortOption = 3000) -> None:
     """Try everything without an account: a local Upstox, a collection through Dagster, then the UI."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.demo import run_demo
+    from expirytrack_dagster.console import slow
 
+    with slow("Preparing"):
+        from expirytrack_dagster.demo import run_demo
     os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
     settings = load_settings()
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
@@ -254,7 +260,8 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
             style="yellow",
         )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port, host)
+    with console.slow("Waiting until it answers"):
+        url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()

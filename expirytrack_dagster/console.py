@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -34,8 +36,17 @@ if TYPE_CHECKING:
     from expirytrack_dagster.runs import CheckLine
     from expirytrack_dagster.verification import Finding
 
+
+def _standard_error() -> Console:
+    """Return standard error; a terminal as it is now, because Dagster leads a step's standard error into a file."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return Console(stderr=True, highlight=False)
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)
+    return Console(file=terminal, highlight=False)
+
+
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+err = _standard_error()
 
 SLOW = 2.0
 """Seconds for which nobody wonders what goes on."""
@@ -101,8 +112,8 @@ def waiting(label: str) -> Iterator[Callable[[float], None]]:
 class ProgressBars:
     """Takes the place of `ProgressResource`: one bar a cell, drawn until the `with` block ends.
 
-    Until the first cell begins, a spinner says that something goes on. Where no terminal is, a line says what each cell
-    begins with, and one what it ends with.
+    Before the first cell, and between the last answer of one and the first of the next, something moves too. Where no
+    terminal is, a line says what each cell begins with, and one what it ends with.
     """
 
     def __init__(self) -> None:
@@ -110,13 +121,12 @@ class ProgressBars:
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("contracts"),
-            TextColumn("{task.fields[rows]:>10,} candles"),
+            TextColumn("{task.fields[said]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
         )
+        self._between: TaskID | None = None
         self._before = ExitStack()
 
     def __enter__(self) -> Self:
@@ -125,8 +135,9 @@ class ProgressBars:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the bars as they are."""
+        """Leave the bars of cells as they are."""
         self._before.close()
+        self._goes_on()
         if self.bars.live.is_started:
             self.bars.stop()
 
@@ -135,28 +146,44 @@ class ProgressBars:
         del log
         return _Bar(self) if err.is_terminal else _Lines()
 
-    def start(self) -> None:
+    def a_cell_begins(self) -> None:
         """Draw from now on."""
         self._before.close()
+        self._goes_on()
         self.bars.start()
+
+    def a_cell_ends(self) -> None:
+        """Show that there is more to do than asking."""
+        self._between = self.bars.add_task("storing ...", total=None, said="")
+        self.bars.refresh()
+
+    def _goes_on(self) -> None:
+        if self._between is not None:
+            self.bars.remove_task(self._between)
+            self._between = None
 
 
 class _Bar:
     def __init__(self, shown: ProgressBars) -> None:
         self._shown = shown
         self._task = TaskID(0)
-        self._rows = 0
+        self._total = self._done = self._rows = 0
 
     def begin(self, label: str, total: int) -> None:
-        self._shown.start()
-        self._task = self._shown.bars.add_task(label, total=total, rows=0)
+        self._total = total
+        self._shown.a_cell_begins()
+        self._task = self._shown.bars.add_task(label, total=total, said=self._said())
 
     def advance(self, answer: Answer) -> None:
+        self._done += 1
         self._rows += answer.rows
-        self._shown.bars.update(self._task, advance=1, rows=self._rows)
+        self._shown.bars.update(self._task, completed=self._done, said=self._said())
 
     def end(self) -> None:
-        self._shown.bars.refresh()
+        self._shown.a_cell_ends()
+
+    def _said(self) -> str:
+        return f"{self._done:>{len(str(self._total))}}/{self._total} contracts {self._rows:>10,} candles"
 
 
 class _Lines:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -74,3 +77,21 @@ def test_a_collection(terminal: bool) -> None:  # noqa: FBT001 -- a fixture
         assert "1/2" in written()
     else:
         assert written() == "NIFTY 2025-08-28: 2 contracts to ask\nNIFTY 2025-08-28: 1 of 2 contracts, 0 candles\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_a_terminal_is_drawn_on_while_dagster_leads_standard_error_elsewhere() -> None:
+    """Dagster does so for each step, and shows a second later what was written: no bar could move by that."""
+    import pty  # noqa: PLC0415 -- as above
+
+    screen, inside = pty.openpty()
+    program = (
+        "import os; from expirytrack_dagster import console; os.dup2(os.open(os.devnull, os.O_WRONLY), 2); "
+        "console.say('still seen', to=console.err)"
+    )
+    try:
+        subprocess.run([sys.executable, "-c", program], stderr=inside, check=True)
+        assert b"still seen" in os.read(screen, 1000)
+    finally:
+        os.close(inside)
+        os.close(screen)

@@ -17,6 +17,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as Receiver
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
+from expirytrack_dagster.warehouse.connection import Warehouse
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from email.message import Message
@@ -141,3 +143,22 @@ def hook() -> Iterator[Hook]:
     """Run a web server that takes messages."""
     with listening() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def pristine_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an archive of one cell: a contract of 120 candles."""
+    folder = tmp_path_factory.mktemp("pristine")
+    archive = Warehouse(folder / "expirytrack.duckdb")
+    with archive.writing() as connection:
+        connection.execute(
+            "INSERT INTO candles BY NAME SELECT 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry,"
+            " 'NSE_FO|1|28-08-2025' AS instrument_key, 29272545 + i // 2 AS minute,"
+            " 1.0 AS open, 1.0 AS high, 1.0 AS low, 1.0 AS close, 1 AS volume, 1 AS open_interest FROM range(120) r(i)"
+        )
+        connection.execute(
+            "INSERT INTO contract_status BY NAME SELECT 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry,"
+            " 'NSE_FO|1|28-08-2025' AS instrument_key, 'complete' AS status, 1 AS requests, 120 AS received,"
+            " 120 AS candles, 0 AS quarantined, 0 AS duplicates, 0 AS discarded, now() AS checked_at"
+        )
+    return archive.database
