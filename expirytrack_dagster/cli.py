@@ -36,10 +36,11 @@ from expirytrack_dagster.commands.query import query
 from expirytrack_dagster.commands.status import status
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
-from expirytrack_dagster.settings import PREFIX, load_settings
+from expirytrack_dagster.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
     from expirytrack_dagster.backfill import Outcome
+    from expirytrack_dagster.collect.progress import ProgressSource
     from expirytrack_dagster.servers import Children
 
 app = typer.Typer(
@@ -110,15 +111,17 @@ def track(
     key: Annotated[str | None, typer.Option(help="Its Upstox key, such as 'NSE_INDEX|Nifty 50'.")] = None,
 ) -> None:
     """Track an underlying: it becomes a partition at once, without a restart."""
-    from expirytrack_dagster.backfill import track as track_underlying
     from expirytrack_dagster.collect.tracking import check_symbol
-    from expirytrack_dagster.console import say
-    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.console import say, slow
 
     settings = load_settings()
     symbol = check_symbol(symbol)  # before anything is written
-    with open_instance(settings) as instance:
-        underlying = track_underlying(settings, instance, symbol, key)
+    with slow(f"Looking for {symbol}"):
+        from expirytrack_dagster.backfill import track as track_underlying
+        from expirytrack_dagster.instance import open_instance
+
+        with open_instance(settings) as instance:
+            underlying = track_underlying(settings, instance, symbol, key)
     say(f"Tracking {underlying.symbol} ({underlying.instrument_key}).")
 
 
@@ -126,9 +129,7 @@ def track(
 def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
     """Stop tracking an underlying; what was collected stays in the archive."""
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.console import say
-    from expirytrack_dagster.instance import open_instance
-    from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.console import say, slow
     from expirytrack_dagster.security.audit import record
     from expirytrack_dagster.state import StateDatabase
 
@@ -137,8 +138,12 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     if not tracking.untrack(StateDatabase(settings.state), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
     record(settings, "untrack", symbol=symbol)
-    with open_instance(settings) as instance:
-        remove_underlying(instance, symbol)
+    with slow(f"Letting go of {symbol}"):
+        from expirytrack_dagster.instance import open_instance
+        from expirytrack_dagster.partitions import remove_underlying
+
+        with open_instance(settings) as instance:
+            remove_underlying(instance, symbol)
     say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
 
 
@@ -159,10 +164,7 @@ def collect(
 ) -> None:
     """Collect what is missing: discovery, contract lists, candles; what the archive has is never asked again."""
     from expirytrack_dagster import console
-    from expirytrack_dagster.backfill import Backfill
-    from expirytrack_dagster.backfill import track as track_underlying
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.state import StateDatabase
 
     settings = load_settings()
@@ -172,16 +174,8 @@ def collect(
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
     warn_of_token(settings)
-    progress = console.ProgressBars()
-    with open_instance(settings) as instance, progress:
-        tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
-        try:
-            outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
-        except KeyboardInterrupt:
-            raise ExpiryTrackError(
-                "Stopped: what has arrived is kept. Run the same command again, and only the rest is asked."
-            ) from None
+    with console.ProgressBars() as progress:
+        outcome = _collected(settings, progress, wanted, expiry or [], refetch=refetch)
     if as_json:
         console.out.print_json(json.dumps(_as_json(outcome)))
     else:
@@ -189,15 +183,37 @@ def collect(
     raise typer.Exit(outcome.exit_code)
 
 
+def _collected(
+    settings: Settings, progress: ProgressSource, symbols: list[str], expiries: list[date], *, refetch: bool
+) -> Outcome:
+    from expirytrack_dagster import console
+    from expirytrack_dagster.backfill import Backfill
+    from expirytrack_dagster.backfill import track as track_underlying
+    from expirytrack_dagster.instance import open_instance
+
+    with open_instance(settings) as instance:
+        tracked = [track_underlying(settings, instance, symbol).symbol for symbol in symbols]
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
+        try:
+            return backfill.collect(tracked, expiries, refetch=refetch)
+        except KeyboardInterrupt:
+            raise ExpiryTrackError(
+                "Stopped: what has arrived is kept. Run the same command again, and only the rest is asked."
+            ) from None
+
+
 @app.command()
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the Dagster UI and its daemon until Ctrl-C."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.console import slow
 
     settings = load_settings()
-    with open_instance(settings):
-        pass  # made before webserver and daemon open it at the same moment
+    with slow("Preparing"):
+        from expirytrack_dagster.instance import open_instance
+
+        with open_instance(settings):
+            pass  # made before webserver and daemon open it at the same moment
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
         _serve_ui(children, port, host)
 
@@ -206,8 +222,10 @@ def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
 def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] = True, port: PortOption = 3000) -> None:
     """Try everything without an account: a local Upstox, a collection through Dagster, then the UI."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.demo import run_demo
+    from expirytrack_dagster.console import slow
 
+    with slow("Preparing"):
+        from expirytrack_dagster.demo import run_demo
     os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
     settings = load_settings()
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
@@ -235,7 +253,8 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
             style="yellow",
         )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port, host)
+    with console.slow("Waiting until it answers"):
+        url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()

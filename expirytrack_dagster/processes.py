@@ -20,9 +20,12 @@ def this_process() -> str:
 
 
 def is_alive(process: str) -> bool:
-    """Say whether the process of this name has not ended; a process of another user that lives counts too."""
+    """Say whether the process of this name has not ended; one that has, and is not buried by its parent, has."""
     number, _, began = process.partition(" since ")
     try:
-        return abs(psutil.Process(int(number)).create_time() - float(began)) <= _BEAT
+        found = psutil.Process(int(number))
+        return abs(found.create_time() - float(began)) <= _BEAT and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's, of which no more can be known than that it is there
+        return True

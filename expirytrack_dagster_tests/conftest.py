@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from expirytrack_dagster import console
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,6 +39,12 @@ def same_umask() -> Iterator[None]:
     os.umask(before := os.umask(0o022))
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine put a line about slow work between the lines that a test expects."""
+    monkeypatch.setattr(console, "SLOW", 600.0)
 
 
 @pytest.fixture

@@ -42,10 +42,13 @@ def status(*, watch: WatchOption = False, as_json: JsonOption = False) -> None:
     if watch:
         with stoppable():
             _watch(settings, as_json=as_json)
-    elif as_json:
-        console.out.print_json(json.dumps(look(settings, datetime.now(tz=UTC)).as_json()))
+        return
+    with console.slow("Looking"):
+        seen = look(settings, datetime.now(tz=UTC))
+    if as_json:
+        console.out.print_json(json.dumps(seen.as_json()))
     else:
-        _say(look(settings, datetime.now(tz=UTC)))
+        _say(seen)
 
 
 def _watch(settings: Settings, *, as_json: bool) -> None:
@@ -99,6 +102,9 @@ def _say(seen: Overview) -> None:
         console.say(f"Running: {running_line(cell)}", style="yellow" if cell.phase == "ended" else None)
     for leaving in seen.horizon.leaving:
         console.say(f"Horizon: {leaving.sentence}", style="yellow")
+    for alert in seen.alerts:
+        if alert.recovered_at is None:
+            console.say(f"Alert:   {alert.sentence} {alert.todo}", style="red")
     collected = [cell for cell in seen.cells if cell.is_begun]
     for standing in seen.standings:
         begun = sum(cell.underlying == standing.underlying for cell in collected)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 
     from expirytrack_dagster.collect.horizon import Leaving
+    from expirytrack_dagster.observe.alerts import Alert
     from expirytrack_dagster.observe.overview import Overview, RunningCell, Standing
     from expirytrack_dagster.upstox.activity import Activity
     from expirytrack_dagster.upstox.ledger import Budget
@@ -62,22 +63,23 @@ class _Section:
     least: int
 
     def drawn(self, count: int, width: int, ink: _Ink) -> list[Text]:
-        """Return the title and so many lines, the last of which says what is left out."""
+        """Return the title, which says what is left out, and so many lines."""
+        left_out = len(self.lines) - count
         title = Text(f"{self.title} ", style="bold")
+        if left_out > 0:
+            title.append(f"(+{plural(left_out, 'line')}) ", "not bold yellow")
         title.append(ink.rule * max(0, width - len(title)), f"not bold {_DIM}")
-        if count >= len(self.lines):
-            return [title, *self.lines]
-        return [title, *self.lines[: count - 1], Text(f"  and {len(self.lines) - count + 1} more", style=_DIM)]
+        return [title, *self.lines[:count]]
 
 
 class _Gauge(NamedTuple):
-    """A line with a bar: a name, how much of what, the bar's colour, and what there is to say besides."""
+    """A line with a bar: a name, how much of what, the bar's colour, the same in figures, and what else there is."""
 
     name: str
     done: int
     total: int
     colour: str
-    count: str
+    figures: str
     more: str
 
 
@@ -144,7 +146,8 @@ def _work(seen: Overview, width: int, ink: _Ink) -> list[_Section]:
 
 
 def _news(seen: Overview, width: int, ink: _Ink) -> list[_Section]:
-    return [_requests(seen.activity, width, ink), _horizon(seen.horizon.days, seen.horizon.leaving)]
+    horizon = _horizon(seen.horizon.days, seen.horizon.leaving)
+    return [_requests(seen.activity, width, ink), _alerts(seen.alerts, seen.at), horizon]
 
 
 def _stacked(sections: Sequence[_Section], width: int, rows: int | None, ink: _Ink) -> list[Text]:
@@ -250,7 +253,7 @@ def _running(cells: Sequence[RunningCell], width: int, ink: _Ink) -> _Section:
         if cell not in barred
     ]
     lines = [*_gauged(gauges, width, ink), *said] or [Text("  nothing just now", style=_DIM)]
-    return _Section(title if cells else "Running", lines, least=min(len(lines), 4))
+    return _Section(title if cells else "Running", lines, least=min(len(lines), 3))
 
 
 def _what_it_does(cell: RunningCell) -> str:
@@ -329,20 +332,35 @@ def _horizon(days: int | None, leaving: Sequence[Leaving]) -> _Section:
     return _Section(f"Horizon of Upstox's list: {plural(len(leaving), 'cell')} about to leave", lines, least=1)
 
 
+def _alerts(alerts: Sequence[Alert], now: datetime) -> _Section:
+    """Show what is wrong now, then what was."""
+    standing = sum(alert.recovered_at is None for alert in alerts)
+    lines = []
+    for alert in alerts:
+        raised = alert.raised_at.astimezone(IST)
+        when = f"{raised:%H:%M}" if raised.date() == now.astimezone(IST).date() else f"{raised:%d %b}"
+        said = alert.sentence if alert.recovered_at is None else f"over: {alert.ending or alert.sentence}"
+        lines.append(Text(f"  {when}  {said}", style="red" if alert.recovered_at is None else _DIM))
+    if not lines:
+        return _Section("Alerts", [Text("  none", style=_DIM)], least=1)
+    title = f"Alerts: {standing} standing" if standing else "Alerts: all over"
+    return _Section(title, lines, least=max(1, min(standing, 3)))
+
+
 def _gauged(gauges: Sequence[_Gauge], width: int, ink: _Ink) -> Iterable[Text]:
     """Align names, bars, counts and words; where there is no room for bars, there are none."""
     if not gauges:
         return
-    name, count, more = (
-        max(len(part) for part in parts) for parts in zip(*((g.name, g.count, g.more) for g in gauges), strict=True)
+    name, figures, more = (
+        max(len(part) for part in parts) for parts in zip(*((g.name, g.figures, g.more) for g in gauges), strict=True)
     )
-    bar = min(_LONGEST_BAR, width - (2 + name + 2 + 2 + count + 2 + more))
+    bar = min(_LONGEST_BAR, width - (2 + name + 2 + 2 + figures + 2 + more))
     for gauge in gauges:
         line = Text(f"  {gauge.name:<{name}}  ")
         if bar >= _SHORTEST_BAR:
             done = min(bar, round(bar * gauge.done / gauge.total)) if gauge.total else bar
             line.append(ink.done * done, gauge.colour).append(ink.open * (bar - done), _DIM).append("  ")
-        yield line.append(f"{gauge.count:>{count}}").append(f"  {gauge.more}", "default")
+        yield line.append(f"{gauge.figures:>{figures}}").append(f"  {gauge.more}", "default")
 
 
 def _name(cell: RunningCell, width: int = NARROW) -> str:

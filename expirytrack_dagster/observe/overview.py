@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from expirytrack_dagster.collect.overview import overview as totals
 from expirytrack_dagster.collect.tracking import Underlying, tracked
 from expirytrack_dagster.collect.underway import Underway, underway
 from expirytrack_dagster.errors import DatabaseLocked, ExpiryTrackError
+from expirytrack_dagster.observe.alerts import Alert, recent, standing
 from expirytrack_dagster.processes import is_alive
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.vault import rotation_finding
@@ -38,12 +39,20 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.settings import Settings
 
+RECENT = 3
+"""How many of the last alerts are shown."""
 _TOKEN_AGE = 30.0
 """Seconds for which the vault is not opened again."""
 _TELLING = 20
 """Contracts of a cell from which its pace is taken for that of the rest; the first ones cost more than the others."""
 _SHORT = 0.2
 """Seconds to wait for an archive that is written just now, when it is looked at every second."""
+
+_COUNTS = (
+    *("contracts", "complete", "empty_proven", "partial", "refused", "failed", "unasked"),
+    *("candles", "quarantined"),
+)
+_TOTALS = ("cells", "complete", "begun", "not_begun", "waiting", "lost", "contracts", "final_contracts")
 
 RunningPhase = Literal["reading", "asking", "proving", "storing", "ended"]
 
@@ -133,7 +142,11 @@ class Horizon:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One look. `at` is in UTC; `budgets` are by scope; `unread` says what could not be read this time, and why."""
+    """One look.
+
+    `at` is in UTC; `budgets` are by scope; `alerts` are those that stand and the last ones that are over, the newest
+    first; `unread` says what could not be read this time, and why.
+    """
 
     at: datetime
     home: Path
@@ -148,6 +161,7 @@ class Overview:
     cells: tuple[CellCounts, ...]
     standings: tuple[Standing, ...]
     horizon: Horizon
+    alerts: tuple[Alert, ...] = ()
     unread: str | None = None
 
     def as_json(self) -> dict[str, object]:
@@ -199,6 +213,7 @@ class Overview:
                 "days": self.horizon.days,
                 "leaving": [_plain(cell) | {"sentence": cell.sentence} for cell in self.horizon.leaving],
             },
+            "alerts": [_plain(alert) for alert in self.alerts],
             "unread": self.unread,
         }
 
@@ -284,7 +299,7 @@ class Lookout:
         if frame is not None:
             self._cells = cell_counts(frame)
         scopes = self._ledger.all_scopes()
-        recent = activity(self._state, scopes, self._clock.at)
+        minute = activity(self._state, scopes, self._clock.at)
         standings, horizon = self._survey(now)
         token, keys = self._look_at_token(now)
         return Overview(
@@ -296,16 +311,17 @@ class Lookout:
             token_is_short=token.usable and not token.lasts(self._settings.token_warning_minutes * 60),
             keys=keys,
             budgets={scope: self._ledger.budget(scope) for scope in scopes},
-            activity=recent,
-            running=self._running(recent),
+            activity=minute,
+            running=self._running(minute),
             cells=self._cells,
             standings=standings,
             horizon=horizon,
+            alerts=tuple(_alerts(self._state)),
         )
 
-    def _running(self, recent: Activity) -> tuple[RunningCell, ...]:
+    def _running(self, minute: Activity) -> tuple[RunningCell, ...]:
         known = underway(self._state, self._clock.at)
-        found = [self._running_cell(cell, recent) for cell in known]
+        found = [self._running_cell(cell, minute) for cell in known]
         asking = [cell for cell in found if cell.phase == "asking"]
         if not asking:
             return tuple(found)
@@ -314,7 +330,7 @@ class Lookout:
         by_limits = self._ledger.forecast(self._ledger.scope_of("candles")).finish(needed) - self._clock.at
         return tuple(_with_time_left(cell, by_limits, self._clock.at) for cell in found)
 
-    def _running_cell(self, cell: Underway, recent: Activity) -> RunningCell:
+    def _running_cell(self, cell: Underway, minute: Activity) -> RunningCell:
         phase: RunningPhase = cell.phase
         if not is_alive(cell.process):
             phase = "ended"
@@ -330,7 +346,7 @@ class Lookout:
             answered=cell.answered,
             candles=cell.candles,
             requests=self._ledger.spent(cell.run_id),
-            pace=recent.by_run.get(cell.run_id, 0),
+            pace=minute.by_run.get(cell.run_id, 0),
             began_at=datetime.fromtimestamp(cell.began_at, UTC),
             seen_at=datetime.fromtimestamp(cell.seen_at, UTC),
             seconds_left=None,
@@ -372,17 +388,21 @@ def look(settings: Settings, now: datetime) -> Overview:
 
 def cell_counts(frame: pd.DataFrame) -> tuple[CellCounts, ...]:
     """Take over the columns of `warehouse.reader.cells`."""
-    columns = list(CellCounts.__slots__)
     return tuple(
         CellCounts(
-            str(name),
-            pd.Timestamp(day).date(),
-            *(int(count) for count in counts[:9]),
-            *(None if pd.isna(moment) else moment.to_pydatetime() for moment in counts[9:11]),
-            sealed=bool(counts[11]),
+            underlying=str(row["underlying"]),
+            expiry=pd.Timestamp(row["expiry"]).date(),
+            **{name: int(row[name]) for name in _COUNTS},
+            first_ts=_moment(row["first_ts"]),
+            last_ts=_moment(row["last_ts"]),
+            sealed=bool(row["sealed"]),
         )
-        for name, day, *counts in frame[columns].itertuples(index=False, name=None)
+        for row in frame.to_dict("records")
     )
+
+
+def _moment(value: Any) -> datetime | None:
+    return None if pd.isna(value) else pd.Timestamp(value).to_pydatetime()
 
 
 def _surveyed(
@@ -397,14 +417,23 @@ def _surveyed(
     standings = tuple(
         Standing(
             str(row["underlying"]),
-            *(int(row[name]) for name in Standing.__slots__[1:9]),
-            *held[str(row["underlying"])],
+            **{name: int(row[name]) for name in _TOTALS},
+            candles=held[str(row["underlying"])][0],
+            quarantined=held[str(row["underlying"])][1],
         )
         for row in totals(surveyed).table.to_dict("records")
     )
     window = reach(known)
     leaving = tuple(due.about_to_leave(surveyed, today, warning))
     return standings, Horizon(None if window is None else window.days, leaving)
+
+
+def _alerts(state: StateDatabase) -> list[Alert]:
+    """Return the alerts that stand, and of the last ones those that are over, the newest first."""
+    known = {
+        (alert.name, alert.subject, alert.raised_at): alert for alert in (*recent(state, RECENT), *standing(state))
+    }
+    return sorted(known.values(), key=lambda alert: (alert.recovered_at is None, alert.raised_at), reverse=True)
 
 
 def _requests_left(cell: RunningCell) -> float:
@@ -449,7 +478,7 @@ def _worst(states: Iterable[dict[str, object]]) -> dict[str, object]:
     return max(states, key=lambda state: (state["seconds"], state.get("state", "") == "half-open"))
 
 
-def _plain(record: CellCounts | RunningCell | Leaving) -> dict[str, object]:
+def _plain(record: CellCounts | RunningCell | Leaving | Alert) -> dict[str, object]:
     return {name: _iso(value) for name, value in asdict(record).items()}
 
 

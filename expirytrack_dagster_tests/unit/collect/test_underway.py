@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -89,14 +91,31 @@ def test_an_error_ends_the_row_too(state: StateDatabase) -> None:
     assert underway(state, Hands.at) == []
 
 
+COLLECTOR = """
+import sys
+from datetime import date
+from pathlib import Path
+from expirytrack_dagster.collect.underway import recorded
+from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.unit.collect.test_underway import CELL, Hands, Shown
+with recorded(StateDatabase(Path(sys.argv[1])), CELL, "run-0", Shown(), Hands()) as follower:
+    follower.begin("NIFTY 2025-08-28", 9)
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_what_a_killed_process_leaves_is_told_from_work(state: StateDatabase) -> None:
     """Its row stays for a day, its process is no more, and the next run of the cell has the row for itself."""
-    with state.transaction() as connection:
-        connection.execute(
-            "INSERT INTO progress VALUES (?, ?, 'run-0', '1 since 1', 'asking', 9, 4, 100, ?, ?)",
-            (CELL[0], CELL[1].isoformat(), Hands.at, Hands.at),
-        )
-    (left,) = underway(state, Hands.at + KEPT - 1)
+    command = [sys.executable, "-c", COLLECTOR, str(state.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as collector:
+        assert collector.stdout is not None
+        assert collector.stdout.readline() == b"holding\n"
+        (left,) = underway(state, Hands.at)
+        assert (left.phase, left.contracts, is_alive(left.process)) == ("asking", 9, True)
+        collector.kill()
+        collector.wait()
+    assert underway(state, Hands.at + KEPT - 1) == [left]
     assert not is_alive(left.process)
     assert underway(state, Hands.at + KEPT + 1) == []
     with recorded(state, CELL, "run-1", Shown(), Hands()):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from expirytrack_dagster.collect.horizon import Leaving
 from expirytrack_dagster.collect.tracking import Underlying
+from expirytrack_dagster.observe.alerts import Alert
 from expirytrack_dagster.observe.overview import CellCounts, Horizon, Overview, RunningCell, RunningPhase, Standing
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.upstox.activity import Activity, Failure
@@ -116,6 +117,20 @@ BUSY = Overview(
     standings=(
         Standing("NIFTY", 77, 12, 1, 60, 3, 1, 4836, 4800, 6_123_456, 17),
         Standing("SENSEX", 48, 0, 0, 48, 0, 0, 0, 0, 0, 0),
+    ),
+    alerts=(
+        Alert("token_life", "default", 45, 60, "The token dies in 45 minutes.", "Log in.", NOW - timedelta(minutes=15)),
+        Alert(
+            "failure_rate",
+            "requests",
+            12,
+            10,
+            "12 % of the requests fail.",
+            "Wait.",
+            NOW - timedelta(days=1),
+            NOW,
+            "2 % of the requests fail.",
+        ),
     ),
     horizon=Horizon(182, (Leaving("SENSEX", date(2025, 3, 13), date(2025, 9, 12), None),)),
 )

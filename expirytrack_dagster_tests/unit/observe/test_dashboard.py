@@ -21,7 +21,7 @@ from expirytrack_dagster.upstox.activity import Activity, Failure
 from expirytrack_dagster_tests.unit.observe.looks import BUSY, FIRST, NOW, budget, running, token
 
 if TYPE_CHECKING:
-    from expirytrack_dagster.observe.overview import Overview, RunningCell
+    from expirytrack_dagster.observe.overview import Overview, RunningCell, RunningPhase
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -47,7 +47,8 @@ def test_what_there_is_to_see(width: int) -> None:
     for part in (
         "14:00:00 IST", "45 min left", "31 of 50", "500 of 500", "1,204 of 2,000", "next in 0:12", "Paused for 0:30",
         "Breaker open", "Running: 3 cells", "120/403", "1:20 left", "300/300", "storing", "beginning", "NIFTY",
-        "435 answers", "HTTP 429", "may leave on 2025-0", "keys rotate",
+        "435 answers", "HTTP 429", "may leave on 2025-0", "keys rotate", "1 standing",
+        "13:45  The token dies in 45 minutes", "09 Sep  over: 2 % of the",
     ):  # fmt: skip
         assert part in text, part
     assert ("180 k candles" in text) == (width >= 80)
@@ -98,9 +99,10 @@ def test_a_small_terminal_keeps_every_section() -> None:
     many = tuple(Standing(f"STOCK{number}", 3, 1, 1, 1, 0, 0, 9, 9, 99, 0) for number in range(40))
     shown = lines(replace(BUSY, standings=many), 80, 24)
     assert len(shown) <= 24
-    assert [line for line in shown if "and 39 more" in line]
+    assert [line for line in shown if "(+38 lines)" in line]
+    assert "token dies" in shown[-3]
     assert "may leave" in shown[-1]
-    for title in ("Limits", "Running", "Cells", "Requests", "Horizon"):
+    for title in ("Limits", "Running", "Cells", "Requests", "Horizon", "Alerts"):
         assert any(line.startswith(title) for line in shown)
     assert sum("STOCK" in line for line in lines(replace(BUSY, standings=many), 80, 100)) == 40
 
@@ -172,7 +174,7 @@ def test_no_line_is_wider_than_the_terminal(
 ) -> None:
     """Whatever is shown, on whatever terminal, and no line is broken in two."""
     day = date(2025, 8, 28)
-    phases = ("reading", "asking", "proving", "storing", "ended")
+    phases: tuple[RunningPhase, ...] = ("reading", "asking", "proving", "storing", "ended")
     seen = replace(
         BUSY,
         budgets={name: budget(count, count, count, wait=seconds, pause=seconds, failures=3) for name in names} or {

@@ -17,8 +17,10 @@ from expirytrack_dagster.processes import this_process
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import Settings, load_settings
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.upstox import tokens
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
+from expirytrack_dagster.warehouse.connection import open_warehouse
 from expirytrack_dagster.warehouse.published import publish
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def test_an_empty_home(settings: Settings) -> None:
 
 def test_the_archive_and_what_is_published_say_the_same(filled: Settings, archive: SmallArchive) -> None:
     """Every count of every cell, the sealed one, the one that lists nothing and the one not collected."""
-    archive = replace(archive, warehouse=overview.open_warehouse(filled))
+    archive = replace(archive, warehouse=open_warehouse(filled))
     publish(archive.warehouse)
     itself, copy = look(filled, NOW), Lookout(filled, InPublished(filled)).look(NOW)
     assert copy == itself
@@ -102,7 +104,7 @@ def test_the_archive_and_what_is_published_say_the_same(filled: Settings, archiv
 
 def test_watching_opens_no_archive(filled: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once something is published the archive is not touched any more: a writer may hold it for as long as it likes."""
-    warehouse = overview.open_warehouse(filled)
+    warehouse = open_warehouse(filled)
     publish(warehouse)
     with warehouse.writing():
         seen = Lookout(filled, InPublished(filled)).look(NOW)
@@ -116,14 +118,14 @@ def test_watching_opens_no_archive(filled: Settings, monkeypatch: pytest.MonkeyP
 def test_an_archive_without_a_copy_is_read_when_it_is_free(filled: Settings) -> None:
     """Before anything is published the archive is looked at, and not waited for while it is written."""
     lookout = Lookout(filled, InPublished(filled))
-    with overview.open_warehouse(filled).writing():
+    with open_warehouse(filled).writing():
         assert lookout.look(NOW).cells == ()
     assert len(lookout.look(NOW).cells) == 3
 
 
 def test_a_commit_is_seen_by_the_next_look(filled: Settings) -> None:
     """What is published between two looks is in the second."""
-    warehouse = overview.open_warehouse(filled)
+    warehouse = open_warehouse(filled)
     publish(warehouse)
     lookout = Lookout(filled, InPublished(filled))
     assert len(lookout.look(NOW).cells) == 3
@@ -144,7 +146,7 @@ def test_an_encrypted_archive(filled: Settings, archive: SmallArchive) -> None:
     secret = filled.model_copy(update={"passphrase": type(filled.access_token)("correct horse")})  # type: ignore[misc]
     convert_home(secret, encrypted=True, progress=lambda *_: None)
     encrypted = secret.model_copy(update={"encryption": True})
-    publish(overview.open_warehouse(encrypted))
+    publish(open_warehouse(encrypted))
     assert Lookout(encrypted, InPublished(encrypted)).look(NOW).cells == plain
 
 
@@ -183,7 +185,7 @@ def test_time_left_where_the_limits_are_narrower(filled: Settings) -> None:
 def test_the_token_is_not_read_every_second(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vault is opened when it changes and now and then; in between the time that is left goes down."""
     opened: list[datetime] = []
-    state = overview.token_state
+    state = tokens.token_state
 
     def counting(settings: Settings, now: datetime) -> object:
         opened.append(now)
