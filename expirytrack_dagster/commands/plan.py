@@ -62,8 +62,8 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
         console.say(_sentence(made))
     for name in unlisted:
         console.say(
-            f"{name} is not planned, its expiries were never asked for: run `expirytrack job expiry_fetch {name}`, which "
-            "costs one request."
+            f"{name} is not planned, its expiries were never asked for: run `expirytrack job expiry_fetch {name}`, "
+            "which costs one request."
         )
     for cell in made.late[:3]:
         console.say(f"{cell.underlying} {cell.expiry} may leave Upstox's list on {cell.leaves}, before it is complete.")
