@@ -10,14 +10,15 @@ The file is shared by processes that write and rotate it at any time, so that th
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -34,6 +35,9 @@ _HEARD = ("expirytrack_dagster", "dagster", "httpx")
 
 _SHORTEST = 6  # characters; a shorter secret would be found in ordinary words
 _TELLING = re.compile(r"(?i:\bbearer\s+)[\w.~+/=-]{8,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*|(?i:\bcode=)[\w.~-]{6,}")
+_HINTS = ("earer", "EARER", "eyJ", "ode=", "ODE=")
+"""A line without any of these holds nothing of that shape; to look for them takes a hundredth of the time."""
+
 _RUN_KEYS = {"run_id": "run", "job_name": "job", "step_key": "step"}
 
 
@@ -92,6 +96,7 @@ class JsonLines(logging.Handler):
     def _written(self) -> ConcurrentRotatingFileHandler:
         from concurrent_log_handler import ConcurrentRotatingFileHandler  # noqa: PLC0415 -- with the first line
 
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handler = ConcurrentRotatingFileHandler(
             str(self._folder / FILE),
             maxBytes=self._bytes,
@@ -101,6 +106,7 @@ class JsonLines(logging.Handler):
             keep_file_open=False,
         )
         handler.setFormatter(_formatter(self._program, self.concealed))
+        handler.handleError = lambda _: None  # type: ignore[method-assign]  -- it would print a traceback to people
         return handler
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -110,11 +116,8 @@ class JsonLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; what cannot be written is lost, and the work goes on."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):
             self._written.emit(record)
-        except OSError:
-            self.handleError(record)
 
     def close(self) -> None:
         """Close what the rotation keeps open."""
@@ -126,7 +129,7 @@ class JsonLines(logging.Handler):
         """Return a line without the secrets of the settings, and without what has the shape of one."""
         for secret in self._secrets:
             line = line.replace(secret, STRUCK_OUT)
-        return _TELLING.sub(STRUCK_OUT, line)
+        return _TELLING.sub(STRUCK_OUT, line) if any(hint in line for hint in _HINTS) else line
 
 
 class RunRecords(logging.Handler):
@@ -166,7 +169,7 @@ def _secrets(settings: Settings) -> Iterable[str]:
         value = getattr(settings, name)
         text = value.get_secret_value().strip() if value else ""
         if len(text) >= _SHORTEST:
-            yield from {text, json.dumps(text, ensure_ascii=False)[1:-1]}
+            yield from {text, msgspec.json.encode(text).decode()[1:-1]}
 
 
 def _formatter(program: str, concealed: Callable[[str], str]) -> logging.Formatter:
@@ -194,10 +197,15 @@ def _formatter(program: str, concealed: Callable[[str], str]) -> logging.Formatt
             structlog.processors.format_exc_info,
             structlog.processors.EventRenamer("message"),
             _in_order,
-            structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+            structlog.processors.JSONRenderer(_as_json),
             lambda _, __, line: concealed(str(line)),
         ],
     )
+
+
+def _as_json(event: dict[str, Any], **_: object) -> str:
+    """Return a line, in a third of the time of the standard library; what JSON does not know becomes text."""
+    return msgspec.json.encode(event, enc_hook=str).decode()
 
 
 _FIRST = ("timestamp", "level", "program", "pid", "run", "cell", "contract", "logger", "message")

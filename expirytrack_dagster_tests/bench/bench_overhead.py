@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _BAR = 1.03
+_SESSIONS = 5  # of a weekly contract; a real one has up to four times as many candles an answer
 _WIDE = "100000/1"
 _DAYS = (7, 14, 21, 28)
 _EXPIRIES = tuple(date(2025, 8, day) for day in _DAYS) + tuple(date(2025, 7, day) for day in (3, 10, 17, 24, 31))
@@ -48,10 +49,10 @@ class Side:
 
 def run(*, quick: bool) -> Iterator[Figure]:
     """Yield the ratios of with to without."""
-    strikes, rounds = (24, 4) if quick else (60, len(_EXPIRIES))
+    strikes, rounds = (10, 4) if quick else (40, len(_EXPIRIES))
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        sandbox(_WIDE, (0, 0), (0, 0), strikes=strikes) as url,
+        sandbox(_WIDE, (0, 0), (0, 0), strikes=strikes, days=_SESSIONS) as url,
     ):
         sides = [Side(Path(folder) / "with", on=True), Side(Path(folder) / "without", on=False)]
         for side in sides:  # what only the first collection does: databases, imports, the list of expiries
@@ -62,19 +63,21 @@ def run(*, quick: bool) -> Iterator[Figure]:
             for side in sides if number % 2 else reversed(sides):
                 _collect(side, url, expiry)
         lines = sum(file.read_bytes().count(b"\n") for file in (sides[0].home / "logs").glob(f"{logs.FILE}*"))
-        note = f"{rounds} cells of {strikes * 2 + 1} strikes in turn; {sides[0].requests:,} requests, {lines:,} lines"
+        note = f"{rounds} cells of {strikes * 2 + 1} strikes and {_SESSIONS} sessions in turn; {sides[0].requests:,} requests, {lines:,} lines"
         processor = [side.processor for side in sides]
         yield _compared("processor", *processor, note, bar=True)
         yield _compared("seconds", *(side.seconds for side in sides), "the same collections", bar=False)
 
 
 def _compared(what: str, ours: Sequence[float], bare: Sequence[float], note: str, *, bar: bool) -> Figure:
-    ratio = statistics.median(with_it / without for with_it, without in zip(ours, bare, strict=True))
+    """Compare the least of each side: the cells are alike, and other programs of the machine can only add."""
+    ratio = min(ours) / min(bare)
+    medians = f"medians {statistics.median(ours):.3f} and {statistics.median(bare):.3f} s"
     return Figure(
         name=f"overhead: {what}",
-        value=statistics.median(ours),
+        value=min(ours),
         unit="s a cell",
-        beside=f"without {statistics.median(bare):.3f} s",
+        beside=f"without {min(bare):.3f} s; {medians}",
         ratio=ratio,
         bar=f"ratio <= {_BAR}" if bar else "",
         passed=ratio <= _BAR if bar else None,
