@@ -63,7 +63,8 @@ def run(*, quick: bool) -> Iterator[Figure]:
             for side in sides if number % 2 else reversed(sides):
                 _collect(side, url, expiry)
         lines = sum(file.read_bytes().count(b"\n") for file in (sides[0].home / "logs").glob(f"{logs.FILE}*"))
-        note = f"{rounds} cells of {strikes * 2 + 1} strikes and {_SESSIONS} sessions in turn; {sides[0].requests:,} requests, {lines:,} lines"
+        cells = f"{rounds} cells of {strikes * 2 + 1} strikes and {_SESSIONS} sessions in turn"
+        note = f"{cells}; {sides[0].requests:,} requests, {lines:,} lines"
         processor = [side.processor for side in sides]
         yield _compared("processor", *processor, note, bar=True)
         yield _compared("seconds", *(side.seconds for side in sides), "the same collections", bar=False)
