@@ -19,8 +19,9 @@ test: $(VENV)/ready  ## Run all tests, two files at a time.
 e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder expirytrack_dagster_tests/e2e
 
-images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
-	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
+images: $(VENV)/ready  ## Renew the pictures of the UI and of the dashboard in docs/images.
+	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py \
+		expirytrack_dagster_tests/integration/commands/test_status.py
 
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .

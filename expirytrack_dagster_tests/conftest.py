@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from expirytrack_dagster import console
 from expirytrack_dagster.observe import logs
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def same_log() -> Iterator[None]:
     """Take away the log lines that a command of this process began to write: they belong to its home alone."""
     yield
     logs.end()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine put a line about slow work between the lines that a test expects."""
+    monkeypatch.setattr(console, "SLOW", 600.0)
 
 
 @pytest.fixture

@@ -42,8 +42,9 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     symbols = [tracking.find(state, symbol).symbol] if symbol else [known.symbol for known in tracking.tracked(state)]
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")
-    look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
-    made = look.plan(look.missing(symbols))
+    with console.slow("Counting what is missing"):
+        look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
+        made = look.plan(look.missing(symbols))
     unlisted = sorted(set(symbols) - {cell.underlying for cell in look.cells})
     if as_json:
         report = {

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from pydantic import SecretStr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -165,9 +166,9 @@ class _Warnings(logging.StreamHandler[Any]):
 
 
 def _secrets(settings: Settings) -> Iterable[str]:
-    for name in ("access_token", "client_secret", "passphrase", "recovery_key"):
+    for name in type(settings).model_fields:
         value = getattr(settings, name)
-        text = value.get_secret_value().strip() if value else ""
+        text = value.get_secret_value().strip() if isinstance(value, SecretStr) else ""
         if len(text) >= _SHORTEST:
             yield from {text, msgspec.json.encode(text).decode()[1:-1]}
 
