@@ -98,7 +98,12 @@ class JsonLines(logging.Handler):
         from concurrent_log_handler import ConcurrentRotatingFileHandler  # noqa: PLC0415 -- with the first line
 
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = ConcurrentRotatingFileHandler(
+
+        class Silent(ConcurrentRotatingFileHandler):
+            def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the standard library's name
+                """Show people no traceback for a line that could not be written."""
+
+        handler = Silent(
             str(self._folder / FILE),
             maxBytes=self._bytes,
             backupCount=self._files,
@@ -107,7 +112,6 @@ class JsonLines(logging.Handler):
             keep_file_open=False,
         )
         handler.setFormatter(_formatter(self._program, self.concealed))
-        handler.handleError = lambda _: None  # type: ignore[method-assign]  -- it would print a traceback to people
         return handler
 
     def filter(self, record: logging.LogRecord) -> bool:

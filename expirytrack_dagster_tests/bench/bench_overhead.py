@@ -69,9 +69,9 @@ def run(*, quick: bool) -> Iterator[Figure]:
         lines = sum(file.read_bytes().count(b"\n") for file in (sides[0].home / "logs").glob(f"{logs.FILE}*"))
         what = f"{rounds} cells of {_STRIKES * 2 + 1} strikes and {_SESSIONS} sessions in turn"
         note = f"{what}; {sides[0].requests:,} requests, {lines:,} lines"
-        processor = [side.processor for side in sides]
-        yield _compared("processor", *processor, note, bar=True)
-        yield _compared("seconds", *(side.seconds for side in sides), "the same collections", bar=False)
+        with_it, without = sides
+        yield _compared("processor", with_it.processor, without.processor, note, bar=True)
+        yield _compared("seconds", with_it.seconds, without.seconds, "the same collections", bar=False)
 
 
 def _compared(what: str, ours: Sequence[float], bare: Sequence[float], note: str, *, bar: bool) -> Figure:
