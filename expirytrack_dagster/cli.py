@@ -30,6 +30,7 @@ from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.metrics import metrics
 from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
@@ -61,6 +62,7 @@ app.command()(query)
 app.command()(backup)
 app.command()(restore)
 app.command()(plan)
+app.command()(metrics)
 app.command()(status)
 app.command()(job)
 app.command()(encrypt)
@@ -90,6 +92,7 @@ def _guard(
 ) -> None:
     """Close what this program writes to other users, before any command."""
     from expirytrack_dagster.console import err, say
+    from expirytrack_dagster.observe import logs
     from expirytrack_dagster.security.access import close_home, close_what_is_made
 
     close_what_is_made()
@@ -99,6 +102,7 @@ def _guard(
         return  # the command says so itself; --help does not need to
     for sentence in close_home(settings):
         say(sentence, to=err, style="yellow")
+    logs.begin(settings, "command")
 
 
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI.")]
@@ -204,9 +208,10 @@ def _collected(
 
 @app.command()
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
-    """Serve the Dagster UI and its daemon until Ctrl-C."""
+    """Serve the Dagster UI and its daemon until Ctrl-C, and /metrics where EXPIRYTRACK_METRICS_PORT is set."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.console import slow
+    from expirytrack_dagster.console import say, slow
+    from expirytrack_dagster.observe.endpoint import serving
 
     settings = load_settings()
     with slow("Preparing"):
@@ -214,7 +219,9 @@ def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
 
         with open_instance(settings):
             pass  # made before webserver and daemon open it at the same moment
-    with servers.stoppable(), servers.Children(settings.home / "logs") as children:
+    with servers.stoppable(), servers.Children(settings.home / "logs") as children, serving(settings) as address:
+        if address:
+            say(f"Metrics: {address}")
         _serve_ui(children, port, host)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from expirytrack_dagster import console
+from expirytrack_dagster.observe import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,13 @@ def same_umask() -> Iterator[None]:
     os.umask(before := os.umask(0o022))
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Take away the log lines that a command of this process began to write: they belong to its home alone."""
+    yield
+    logs.end()
 
 
 @pytest.fixture(autouse=True)

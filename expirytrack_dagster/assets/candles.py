@@ -58,6 +58,7 @@ def candles(
     from expirytrack_dagster.collect.staging import CellStaging
     from expirytrack_dagster.collect.underway import recorded
     from expirytrack_dagster.collect.verdict import judge_cell
+    from expirytrack_dagster.observe.metrics import metrics
     from expirytrack_dagster.planning import planned_requests
     from expirytrack_dagster.quality.coverage import spans
     from expirytrack_dagster.quality.pictures import coverage_map
@@ -93,6 +94,7 @@ def candles(
         )
         report = CellReport(symbol, day, context.run.run_id, datetime.now(tz=UTC), verdict)
         saved = report.save(settings.reports)
+        metrics().cell_completeness_percent.set(verdict.numbers["completeness_percent"])
         for outcome in verdict.outcomes:
             yield check_result(outcome, "candles")
         if verdict.unfit is not None:
@@ -104,7 +106,7 @@ def candles(
         coverage = coverage_of(contracts, batches, archived, verdict.sessions)
         image = coverage_map(coverage, f"{symbol} {day}: {len(contracts):,} contracts")
         yield dg.Output(
-            StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
+            StagedCandles(batches, verdict.fresh_statuses, staging, started, let_go=cell.pop_all().close),
             metadata={
                 "validation_report": dg.MetadataValue.md(report.as_markdown()),
                 **({"coverage": picture(image, "coverage")} if image else {}),

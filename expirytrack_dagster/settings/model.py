@@ -223,6 +223,22 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least serious messages that are logged."
     )
+    log_mb: int = Field(
+        10, ge=0, le=1_000, description="MiB of logs/expirytrack.jsonl before it is set aside; 0 writes no log file."
+    )
+    log_files: int = Field(5, ge=1, le=100, description="How many log files that were set aside are kept.")
+    metrics: bool = Field(default=True, description="Keep what is counted and measured in the table of metrics.")
+    metrics_days: float = Field(
+        14.0, gt=0, le=36_500, description="Days for which the table of metrics keeps what is past."
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port at which `ui` serves /metrics for Prometheus; none if unset."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address at which /metrics is served; whoever reaches it may read, so others than this machine's "
+        "need a network that you trust.",
+    )
 
     # Alerts: what is too much, and who is told. The token's life is token_warning_minutes, the horizon horizon_days.
     alert_window_minutes: float = Field(
