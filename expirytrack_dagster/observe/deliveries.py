@@ -162,7 +162,11 @@ def in_india(moment: datetime) -> str:
 def measure(alert: Alert) -> str:
     """Return the value and the threshold of an alert with their unit."""
     unit, wanted = RULES[alert.name]
-    return f"{alert.value:.4g} {unit}, wanted {wanted} {alert.threshold:.4g}"
+    return f"{_number(alert.value)} {unit}, wanted {wanted} {_number(alert.threshold)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def _told(event: Event, alert: Alert) -> str:

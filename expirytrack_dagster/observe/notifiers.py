@@ -164,10 +164,10 @@ class Webhook:
 
     def send(self, message: Message) -> None:
         """Post the message; what Slack would take for markup is masked."""
-        text = f"{message.title}\n{message.text}"
+        text = _chat(message)
         for character, masked in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
             text = text.replace(character, masked)
-        _post(self.url, {"text": _cut(text)}, self.patience)
+        _post(self.url, {"text": text}, self.patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,11 @@ class Telegram:
         if self.token is None:
             raise NotSent("There is no token of the Telegram bot: run 'expirytrack alerts secret telegram-token'.")
         url = SecretStr(f"{self.address}/bot{self.token.get_secret_value()}/sendMessage")
-        text = _cut(f"{message.title}\n{message.text}")
-        _post(url, {"chat_id": self.chat, "text": text, "link_preview_options": {"is_disabled": True}}, self.patience)
+        _post(
+            url,
+            {"chat_id": self.chat, "text": _chat(message), "link_preview_options": {"is_disabled": True}},
+            self.patience,
+        )
 
 
 def channels(settings: Settings) -> Channels:
@@ -253,7 +256,9 @@ def _secret(settings: Settings, name: Secret) -> SecretStr | None:
     return None if kept is None else SecretStr(kept.decode())
 
 
-def _cut(text: str) -> str:
+def _chat(message: Message) -> str:
+    """Return what is written into a chat, which has no line for a title: who says it, and what."""
+    text = f"ExpiryTrack\n{message.text}"
     return text if len(text) <= _LONGEST else text[: _LONGEST - len(_ELSEWHERE)] + _ELSEWHERE
 
 

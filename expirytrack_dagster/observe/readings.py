@@ -104,7 +104,8 @@ def token_life(settings: Settings, look: Overview) -> list[Reading]:
             minutes,
             settings.token_warning_minutes,
             token.sentence,
-            f"Run {login_command(token.account)} after 03:30 IST, when every token dies, however late it was made.",
+            f"Run {login_command(token.account)}"
+            + (" after 03:30 IST, when every token dies, however late it was made." if token.usable else "."),
             clear=settings.token_warning_minutes,
         )
     ]

@@ -31,7 +31,7 @@ _CIRCUIT = {"closed": 0, "half-open": 1, "open": 2}
 
 @contextmanager
 def recording(settings: Settings, run_id: str | None = None, *, every: float = MINUTE) -> Iterator[None]:
-    """Keep the metrics of this process for the length of the block, every so many seconds and at its end.
+    """Keep the metrics of this process for the length of the block: at once, every so many seconds, and at its end.
 
     Args:
         settings: the home, for how long rows are kept, and whether metrics are kept at all.
@@ -46,6 +46,7 @@ def recording(settings: Settings, run_id: str | None = None, *, every: float = M
     done = threading.Event()
 
     def work() -> None:
+        recorder.save()
         while not done.wait(every):
             recorder.save()
 

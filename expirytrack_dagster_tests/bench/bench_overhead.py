@@ -22,17 +22,20 @@ from expirytrack_dagster.backfill import Backfill, Outcome, track
 from expirytrack_dagster.instance import open_instance
 from expirytrack_dagster.observe import logs
 from expirytrack_dagster.resources import ProgressResource
+from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import PREFIX, load_settings
 from expirytrack_dagster_tests.bench.figures import Figure
-from expirytrack_dagster_tests.bench.load import TOKEN, sandbox
+from expirytrack_dagster_tests.bench.load import TODAY, TOKEN, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _BAR = 1.03
+_SESSIONS = 5  # of a weekly contract; a real one has up to four times as many candles an answer
 _WIDE = "100000/1"
-_DAYS = (7, 14, 21, 28)
-_EXPIRIES = tuple(date(2025, 8, day) for day in _DAYS) + tuple(date(2025, 7, day) for day in (3, 10, 17, 24, 31))
+_FIRST = date(2025, 9, 2)
+_ROUNDS = 30
+_STRIKES = 10
 
 
 @dataclass(slots=True)
@@ -48,33 +51,39 @@ class Side:
 
 def run(*, quick: bool) -> Iterator[Figure]:
     """Yield the ratios of with to without."""
-    strikes, rounds = (24, 4) if quick else (60, len(_EXPIRIES))
+    rounds = 6 if quick else _ROUNDS
+    market = SyntheticMarket(strikes=_STRIKES, days=_SESSIONS, today=TODAY)
+    cells = [day for day in market.expiries("NSE_INDEX|Nifty 50") or [] if day < _FIRST][-rounds:]
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        sandbox(_WIDE, (0, 0), (0, 0), strikes=strikes) as url,
+        sandbox(_WIDE, (0, 0), (0, 0), strikes=_STRIKES, days=_SESSIONS) as url,
     ):
         sides = [Side(Path(folder) / "with", on=True), Side(Path(folder) / "without", on=False)]
         for side in sides:  # what only the first collection does: databases, imports, the list of expiries
-            _collect(side, url, date(2025, 9, 2))
+            _collect(side, url, _FIRST)
             side.processor.clear()
             side.seconds.clear()
-        for number, expiry in enumerate(_EXPIRIES[:rounds]):
+        for number, expiry in enumerate(cells):
             for side in sides if number % 2 else reversed(sides):
                 _collect(side, url, expiry)
         lines = sum(file.read_bytes().count(b"\n") for file in (sides[0].home / "logs").glob(f"{logs.FILE}*"))
-        note = f"{rounds} cells of {strikes * 2 + 1} strikes in turn; {sides[0].requests:,} requests, {lines:,} lines"
-        processor = [side.processor for side in sides]
-        yield _compared("processor", *processor, note, bar=True)
-        yield _compared("seconds", *(side.seconds for side in sides), "the same collections", bar=False)
+        what = f"{rounds} cells of {_STRIKES * 2 + 1} strikes and {_SESSIONS} sessions in turn"
+        note = f"{what}; {sides[0].requests:,} requests, {lines:,} lines"
+        with_it, without = sides
+        yield _compared("processor", with_it.processor, without.processor, note, bar=True)
+        yield _compared("seconds", with_it.seconds, without.seconds, "the same collections", bar=False)
 
 
 def _compared(what: str, ours: Sequence[float], bare: Sequence[float], note: str, *, bar: bool) -> Figure:
-    ratio = statistics.median(with_it / without for with_it, without in zip(ours, bare, strict=True))
+    """Compare the better half of each side: the cells are alike, and other programs of the machine can only add."""
+    with_it, without = (statistics.mean(sorted(side)[: (len(side) + 1) // 2]) for side in (ours, bare))
+    ratio = with_it / without
+    medians = f"medians {statistics.median(ours):.3f} and {statistics.median(bare):.3f} s"
     return Figure(
         name=f"overhead: {what}",
-        value=statistics.median(ours),
+        value=with_it,
         unit="s a cell",
-        beside=f"without {statistics.median(bare):.3f} s",
+        beside=f"without {without:.3f} s; {medians}",
         ratio=ratio,
         bar=f"ratio <= {_BAR}" if bar else "",
         passed=ratio <= _BAR if bar else None,

@@ -85,8 +85,8 @@ def written_by(versions: tuple[int, int], home: Path, then: Path) -> None:
                     columns = ", ".join(name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall())
                     connection.execute(f"INSERT INTO {table} BY NAME SELECT {columns} FROM later.{table}")  # noqa: S608 -- names of this schema
     with closing(sqlite3.connect(home / "state.sqlite", isolation_level=None)) as database:
-        for number, step in enumerate(STATE_STEPS[:state], start=1):
-            database.executescript(f"{step.read_text(encoding='utf-8')}\nPRAGMA user_version = {number};")
+        for number, script in enumerate(STATE_STEPS[:state], start=1):
+            database.executescript(f"{script.read_text(encoding='utf-8')}\nPRAGMA user_version = {number};")
         database.execute("ATTACH ? AS later", [str(then / "state.sqlite")])
         database.execute("INSERT INTO requests SELECT * FROM later.requests")
 

@@ -160,8 +160,8 @@ def test_a_channel_that_fails_is_told_by_the_others(
     tick()
     assert [alert.name for alert in standing(state)] == []
     trial, missed = [body["text"] for _, body in hook.posts]
-    assert trial.startswith("ExpiryTrack: a test")
-    assert missed.startswith("ExpiryTrack: 1 new, 1 over\nALERT: 100.0 % of 40 requests")
+    assert trial.startswith("ExpiryTrack\nThis is a test")
+    assert missed.startswith("ExpiryTrack\nALERT: 100.0 % of 40 requests")
     assert "OVER: 0.0 % of 0 requests" in missed
     assert "do not get through" not in missed
     assert channel_states(state)["webhook"].waiting == 0

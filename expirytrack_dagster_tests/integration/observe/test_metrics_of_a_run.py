@@ -64,9 +64,10 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collected]:
     """Collect a cell with faults of every kind that is counted, while the metrics are kept twenty times a second."""
     keys = [str(row["instrument_key"]) for row in MARKET.option_contracts("NSE_INDEX|Nifty 50", EXPIRY) or []]
     traded = tuple(key for key in keys if len(MARKET.minutes(key) or ()) > 300)[:1]
-    kinds = ("high_below_low", "exact_duplicate")
     faults = (Fault(429, times=1, endpoints=("candles",)), Fault(503, every=5, times=2, endpoints=("candles",)))
-    switches = Switches(planted=(Plant(traded, kinds),), faults=faults, delay_before=(0.03, 0.06))
+    switches = Switches(
+        planted=(Plant(traded, ("high_below_low", "exact_duplicate")),), faults=faults, delay_before=(0.03, 0.06)
+    )
     with pytest.MonkeyPatch.context() as patch, running(MARKET, switches=switches) as upstox, ExitStack() as cleaned:
         patch.setenv("EXPIRYTRACK_HOME", str(tmp_path_factory.mktemp("observed") / "home"))
         patch.setenv("EXPIRYTRACK_API_URL", upstox.url)

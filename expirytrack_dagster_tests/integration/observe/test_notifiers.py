@@ -98,7 +98,7 @@ def test_slack_and_telegram_get_their_shapes(hook: Hook, caplog: pytest.LogCaptu
         Webhook(SecretStr(hook.url + PATH)).send(MESSAGE)
         Telegram(hook.url, SecretStr(BOT), "-100").send(MESSAGE)
     slack, telegram = hook.posts
-    text = f"{MESSAGE.title}\n{MESSAGE.text}"
+    text = f"ExpiryTrack\n{MESSAGE.text}"
     assert slack == (PATH, {"text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")})
     assert telegram[0] == f"/bot{BOT}/sendMessage"
     assert telegram[1] == {"chat_id": "-100", "text": text, "link_preview_options": {"is_disabled": True}}

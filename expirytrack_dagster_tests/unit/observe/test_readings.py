@@ -67,7 +67,7 @@ def test_the_token(look: Overview) -> None:
     (missing,) = readings.token_life(settings, look)
     assert missing.is_bad
     assert missing.value == 0
-    assert "expirytrack login" in missing.todo
+    assert missing.todo == "Run `expirytrack login`."
     seconds: dict[float | None, str] = {59 * 60: "bad", 60 * 60: "good", None: "good"}
     for left, expected in seconds.items():
         seen = replace(look, token=replace(look.token, seconds_left=left, usable=True))

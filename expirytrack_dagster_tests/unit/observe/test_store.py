@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from expirytrack_dagster.upstox.ledger import RequestLedger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 STORED, CALLS = "expirytrack_candles_stored_total", "expirytrack_api_calls_total"
 MEMORY, BUDGET = "expirytrack_memory_bytes", "expirytrack_budget_left"
@@ -207,3 +207,13 @@ def test_the_catalogue_says_what_each_metric_is() -> None:
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert metric.unit
         assert metric.meaning.endswith(".")
+
+
+def test_the_documentation_has_every_metric_as_it_is() -> None:
+    """Each row of the page is the catalogue's, word for word, and the page has no other."""
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `expirytrack_")]
+    assert rows == [
+        f"| `{metric.name}` | {metric.kind} | {metric.unit} | {', '.join(metric.labels)} | {metric.meaning} |"
+        for metric in catalogue()
+    ]
