@@ -101,7 +101,7 @@ class Hook:
     url: str
     posts: list[tuple[str, Any]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], object] = lambda: None
 
 
 @contextmanager

@@ -71,9 +71,8 @@ def ask(number: int, status: int) -> None:
     for _ in range(number):
         taken = ledger.acquire(Call("candles"))
         assert isinstance(taken, int)
-        outcome = "ok" if status == 200 else "http_error"
         CLOCK.seconds += 0.01
-        ledger.settle(taken, Receipt(outcome, CLOCK.now(), status))
+        ledger.settle(taken, Receipt("ok" if status == 200 else "http_error", CLOCK.now(), status))
 
 
 def tick(minutes: float = 1) -> str:

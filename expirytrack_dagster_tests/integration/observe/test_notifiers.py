@@ -128,7 +128,7 @@ def test_what_cannot_have_arrived_is_sent_again(hook: Hook) -> None:
 def test_a_channel_that_is_silent_or_away_fails_in_time(hook: Hook) -> None:
     """No answer, nobody there, and a bot without a token: each is one sentence."""
     wait = threading.Event()
-    hook.before = lambda: wait.wait(5) and None
+    hook.before = lambda: wait.wait(5)
     with pytest.raises(NotSent, match="cannot be reached: timed out"):
         Webhook(SecretStr(hook.url + PATH), patience=0.2).send(MESSAGE)
     wait.set()

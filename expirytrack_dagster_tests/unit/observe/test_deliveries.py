@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.observe.notifiers import Message
 
 NOON = datetime(2025, 9, 1, 6, 30, tzinfo=UTC)
+DISKS = [f"disk{number:02}" for number in range(12)]
 
 
 @dataclass
@@ -50,8 +51,13 @@ def state(tmp_path: Path) -> Iterator[StateDatabase]:
         yield database
 
 
-def measured(state: StateDatabase, now: datetime, name: Name = "disk_free", **values: float) -> None:
+def measured(state: StateDatabase, now: datetime, **values: float) -> None:
     """Measure the room of some disks: bad below 5, good from 6 on."""
+    judged(state, now, "disk_free", values)
+
+
+def judged(state: StateDatabase, now: datetime, name: Name, values: dict[str, float]) -> None:
+    """Measure the subjects of a rule."""
     readings = [
         Reading(disk, value, 5, 6, "at least", f"{disk} has {value:g} GB.", "Make room.")
         for disk, value in values.items()
@@ -87,13 +93,13 @@ def test_what_is_told(state: StateDatabase) -> None:
 def test_many_are_one_message(state: StateDatabase) -> None:
     """Whatever is due goes at once, the oldest first; more than ten are counted."""
     bell = Channel()
-    measured(state, NOON, **{f"disk{number:02}": 1.0 for number in range(12)})
+    measured(state, NOON, **dict.fromkeys(DISKS, 1.0))
     deliver(state, [bell], NOON)
     (told,) = bell.taken
     assert told.title == "ExpiryTrack: 12 new"
     assert told.text.count("ALERT: ") == 10
     assert told.text.endswith("... and 2 more: run 'expirytrack alerts'.")
-    measured(state, later(1), **{f"disk{number:02}": 9.0 for number in range(11)}, new=1.0, disk11=1.0)
+    measured(state, later(1), **(dict.fromkeys(DISKS, 9.0) | {"new": 1.0, DISKS[-1]: 1.0}))
     deliver(state, [bell], later(1))
     assert bell.taken[1].title == "ExpiryTrack: 1 new, 11 over"
 
@@ -152,7 +158,7 @@ def test_a_new_channel_is_told_what_stands(state: StateDatabase) -> None:
     """And nothing of what was over before it was there; and nobody is told that he himself cannot be told."""
     measured(state, NOON, a=3, b=3)
     measured(state, later(1), a=3, b=9)
-    measured(state, later(1), "delivery", new=1)
+    judged(state, later(1), "delivery", {"new": 1})
     deliver(state, [new := Channel("new"), bell := Channel()], later(2))
     assert "ALERT: a has 3 GB." in new.taken[0].text
     assert new.taken[0].title == "ExpiryTrack: a has 3 GB."

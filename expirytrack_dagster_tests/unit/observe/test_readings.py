@@ -47,7 +47,7 @@ def cell(day: date = DAY, **counts: Any) -> CellCounts:
     """Return a cell of NIFTY."""
     names = CellCounts.__slots__[2:11]
     values = dict.fromkeys(names, 0) | {"first_ts": None, "last_ts": None, "sealed": False} | counts
-    return CellCounts(underlying="NIFTY", expiry=day, **values)  # type: ignore[arg-type]
+    return CellCounts(underlying="NIFTY", expiry=day, **values)
 
 
 def running(seen: datetime, **changes: Any) -> RunningCell:
