@@ -61,7 +61,7 @@ class Collected:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collected]:
-    """Collect a cell with faults of every kind that is counted, while the metrics are kept twenty times a second."""
+    """Collect a cell with faults of every kind that is counted, while the metrics are kept ten times a second."""
     keys = [str(row["instrument_key"]) for row in MARKET.option_contracts("NSE_INDEX|Nifty 50", EXPIRY) or []]
     traded = tuple(key for key in keys if len(MARKET.minutes(key) or ()) > 300)[:1]
     faults = (Fault(429, times=1, endpoints=("candles",)), Fault(503, every=5, times=2, endpoints=("candles",)))
@@ -75,7 +75,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collected]:
         settings, began = load_settings(), time.time()
         metrics.cache_clear()
         logs.begin(settings, "test")
-        with open_instance(settings) as instance, recording(settings, every=0.05):
+        with open_instance(settings) as instance, recording(settings, every=0.1):
             track(settings, instance, "NIFTY")
             outcome = Backfill(settings, instance, ProgressBars()).collect(["NIFTY"], [EXPIRY])
             assert outcome.exit_code == 0, outcome.errors
