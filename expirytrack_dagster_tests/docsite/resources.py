@@ -68,11 +68,15 @@ The API bounds a collection, not the machine. {longest.requests:,} requests in {
 minutes: {candles:,.0f} candles, {requests:,.0f} requests) takes {asking:,.0f} seconds of that limit, and
 {processor:,.0f} seconds of one core: {one["collecting"].value:,.0f} to collect it,
 {one["deriving"].value:,.0f} to derive chains, volatilities and greeks. **One core could keep up with
-{asking / processor:,.0f} accounts.**
+{asking / processor:,.0f} accounts at full speed.**
 
 {_table(rows)}
-How to read it: the smallest machine of the guide already has several times what one account can use, in every column.
-More cores and memory shorten queries, derivations and exports. They do not bring one candle sooner.
+How to read it: cores, memory and network of the guide's smallest machine already carry several times what one account
+can ask for. More of them shorten queries, derivations and exports; they do not bring one candle sooner. What runs out
+is the disk, and only for who collects everything day and night: then a larger one is what to buy.
+
+The market of the sandbox is made up, and its contracts trade more evenly than real ones, so a real cell of as many
+contracts is rather smaller.
 
 ## Memory
 
