@@ -94,7 +94,8 @@ def store_bars(warehouse: Warehouse, symbol: str, expiry: date, found: dict[str,
 
 
 def _instants(seconds: Iterable[int | None]) -> pd.Series:
-    return pd.Series(pd.to_datetime(list(seconds), unit="s", utc=True)).astype("datetime64[us, UTC]")
+    instants = [None if second is None else datetime.fromtimestamp(int(second), UTC) for second in seconds]
+    return pd.Series(instants, dtype="datetime64[us, UTC]")
 
 
 def _table(key: str, bars: Bars) -> pa.Table:

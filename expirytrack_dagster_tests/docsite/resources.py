@@ -15,6 +15,7 @@ from expirytrack_dagster_tests.bench.load import TRUE_LIMITS, limits_of
 from expirytrack_dagster_tests.docsite.markdown import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _GUIDE = (
@@ -114,7 +115,7 @@ Processor seconds are what to compare: the clock also tells of what else the mac
 """
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     headings = (
         "the guide's machine",
         "accounts at full speed that its cores carry",

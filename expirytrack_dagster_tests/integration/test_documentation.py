@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import nbformat
 import pytest
 
 from expirytrack_dagster import archive
@@ -28,7 +27,7 @@ from expirytrack_dagster_tests.docsite.advice import ADVICE
 from expirytrack_dagster_tests.docsite.blocks import RUN, SHOWN, Block, blocks
 from expirytrack_dagster_tests.docsite.build import CONFIG, DOCS, ELSEWHERE, NOTEBOOK, ROOT, build
 from expirytrack_dagster_tests.docsite.example import MARKET, store_example
-from expirytrack_dagster_tests.docsite.notebook import executed
+from expirytrack_dagster_tests.docsite.notebook import executed, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +183,7 @@ def test_the_site_builds_and_every_link_leads_somewhere(example: Path, tmp_path:
 
 def test_the_notebook_is_kept_without_outputs() -> None:
     """They would change with every version of a library, and nobody reviews a picture in base64."""
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+    for cell in read(NOTEBOOK).cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
 
