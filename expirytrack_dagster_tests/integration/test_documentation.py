@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from expirytrack_dagster import archive
 from expirytrack_dagster.cli import main
@@ -42,6 +43,7 @@ NOT_RUN_IN_README = {
     "restore FILE": "the file's name is the reader's",
     "expirytrack encrypt": "what follows reads a plain archive",
 }
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 GUIDE = ROOT.parent / "shared" / "ExpiryTrack-technical-guide.md"
 HEADINGS = """
 Overview; Core Data Pipeline Implementation; 1. Instrument Discovery Pipeline; 2. Contract Collection Pipeline;
@@ -166,10 +168,20 @@ def test_every_macro_is_shown() -> None:
     assert len(macros) > 7
 
 
-def test_the_site_builds_and_every_link_leads_somewhere(example: Path, tmp_path: Path) -> None:
-    """With the notebook, which runs from top to bottom and shows its pictures; and nothing comes from elsewhere."""
-    notebook = executed(NOTEBOOK, example)
-    site = build(tmp_path / "build", notebook)
+@pytest.fixture(scope="module")
+def notebook(example: Path) -> Any:
+    """Return the notebook with its outputs."""
+    return executed(NOTEBOOK, example)
+
+
+@pytest.fixture(scope="module")
+def site(notebook: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site with strict links."""
+    return build(tmp_path_factory.mktemp("site") / "build", notebook)
+
+
+def test_the_site_is_whole_and_takes_nothing_from_elsewhere(site: Path, notebook: Any) -> None:
+    """Every page is there, the notebook with its pictures, and nothing is loaded from another host."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(list((site / "notebooks" / "first-look_files").glob("*.png"))) == len(pictures) == 5
@@ -179,6 +191,19 @@ def test_the_site_builds_and_every_link_leads_somewhere(example: Path, tmp_path:
     for page in pages:
         taken = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?(https?://[^">\s]+)', page.read_text("utf-8"))
         assert not taken, page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_search_works_from_a_disk_without_a_network(site: Path) -> None:
+    """In a browser that is offline, on the page as a file."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(offline=True).new_page()
+        page.goto((site / "reference" / "settings.html").as_uri())
+        page.keyboard.press("/")
+        page.keyboard.type("quarantine", delay=20)
+        expect(page.get_by_role("option", name="expirytrack quarantine release")).to_be_visible(timeout=30_000)
+        browser.close()
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:
