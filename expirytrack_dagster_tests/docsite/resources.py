@@ -76,8 +76,8 @@ How to read it: cores, memory and network of the guide's smallest machine alread
 can ask for. More of them shorten queries, derivations and exports; they do not bring one candle sooner. What runs out
 is the disk, and only for who collects everything day and night: then a larger one is what to buy.
 
-The market of the sandbox is made up, and its contracts trade more evenly than real ones, so a real cell of as many
-contracts is rather smaller.
+The market of the sandbox is made up. A real cell has other numbers of candles, and `expirytrack plan` goes by the cells
+that you have collected.
 
 ## Memory
 
@@ -93,8 +93,7 @@ the archive, what is derived, the copy for readers, kept answers (bounded by `EX
 
 One underlying with an expiry of this size every week fills {year / _GB:,.1f} GB a year, and its year is collected in
 {_WEEKS * asking / 3600:,.1f} hours of the API's limit. At full speed, day and night, the API delivers at most
-{day / _GB:,.1f} GB a day. Most cells are smaller: illiquid strikes trade few minutes, and stocks have monthly expiries
-only. `expirytrack plan` says it for yours.
+{day / _GB:,.1f} GB a day. Stocks have monthly expiries only, which is a quarter of the cells.
 
 ## Network
 
