@@ -123,6 +123,7 @@ def _resident(process: psutil.Process) -> float:
 
 @contextmanager
 def serving(strikes: int, days: int, today: date) -> Iterator[str]:
+    """Serve a synthetic market without limits in a process of its own; give its address."""
     command = [sys.executable, "-m", "expirytrack_dagster", "sandbox", "--rate-limits", "off"]
     command += ["--strikes", str(strikes), "--days", str(days), "--today", str(today)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -2,9 +2,9 @@
 
 The cell has the shape of a recorded one, 97 strikes, and 20 days of minutes. `expirytrack collect` and
 `expirytrack derive` run in processes of their own, held to their cores and their memory from outside; the sandbox that
-answers them is not held, and answers without limits. Seconds of the processor stand beside the seconds that the API's 2,000 requests in 30 minutes
-take for the same cell: the larger of the two is what bounds a collection. The limit of memory is one of addresses (RLIMIT_AS),
-which is stricter than one of resident memory.
+answers them is not held, and answers without limits. Seconds of the processor stand beside the seconds that the same
+cell takes at the API's 2,000 requests in 30 minutes: the larger of the two bounds a collection. The limit of memory is
+one of addresses (RLIMIT_AS), which is stricter than one of resident memory.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 ADVICE = {
     "NetworkError": "Nothing at once: it is tried again with growing pauses. If it stays, look at the network and "
     "`EXPIRYTRACK_API_URL`.",
-    "ServerError": "Nothing at once: it is tried again. If it stays, Upstox has an outage; run the command again later.",
+    "ServerError": "Nothing at once: it is tried again. If it stays, Upstox has an outage: try again later.",
     "RateLimited": "Nothing: every process pauses and goes on. If it recurs, another program uses the same account; "
     "lower `EXPIRYTRACK_RATE_LIMITS`.",
     "EdgeBlocked": "Wait; lower `EXPIRYTRACK_RATE_BURST` if it recurs. A proxy or VPN may be what is refused.",
@@ -36,12 +36,14 @@ ADVICE = {
     "QueryRefused": "Ask with one SELECT over the archive's own tables.",
     "VaultError": "Read the sentence; [Security](../security.md) explains the vault.",
     "VaultLocked": "Give `EXPIRYTRACK_PASSPHRASE`, or unlock the keyring, of the user who made the vault.",
-    "VaultDamaged": "Restore `vault.bin` from a backup, or move it away and log in again (not with an encrypted archive).",
+    "VaultDamaged": "Restore `vault.bin` from a backup; or, unless the archive is encrypted, move it "
+    "away and log in again.",
     "UnsafeFile": "Close the file to other users, or remove the link, as the sentence says.",
     "StorageError": "Read the sentence: it names the file.",
     "DatabaseLocked": "Close the program that the sentence names; a notebook or a DuckDB shell holds the archive open.",
     "DatabaseCorrupt": "`expirytrack restore` the last backup; what came later is collected again.",
-    "EncryptionMismatch": "Set `EXPIRYTRACK_ENCRYPTION` as the archive is, or convert it: `expirytrack encrypt`, `decrypt`.",
+    "EncryptionMismatch": "Set `EXPIRYTRACK_ENCRYPTION` as the archive is, or convert it with "
+    "`expirytrack encrypt` or `decrypt`.",
     "WrongKey": "Give the vault that belongs to this archive: restore both from one backup.",
     "SchemaTooNew": "Install the newer version that has written the file.",
     "SealBroken": "Take another copy of the file; this one cannot be trusted.",

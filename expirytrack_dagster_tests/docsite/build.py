@@ -24,6 +24,7 @@ CONFIG = ROOT / "zensical.toml"
 # Pages that lie beside what they describe, under the name that they have in the site. Their links leave `docs/`.
 ELSEWHERE = {"deploy/README.md": "how-to/always-on.md", "data/README.md": "reference/home.md"}
 _LINKS_ELSEWHERE = {"(../README.md#settings)": "(../reference/settings.md)"}
+_REMOTE_SHIM, _LOCAL_SHIM = "https://unpkg.com/iframe-worker/shim", "offline-search.js"
 
 
 def build(work: Path, executed: Any) -> Path:
@@ -55,7 +56,16 @@ def build(work: Path, executed: Any) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
+    _search_from_a_disk(work / "site")
     return work / "site"
+
+
+def _search_from_a_disk(site: Path) -> None:
+    """Let every page take the script that the search needs without a server from the site, not from the network."""
+    for page in site.rglob("*.html"):
+        up = "../" * (len(page.relative_to(site).parts) - 1)
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace(_REMOTE_SHIM, f"{up}{_LOCAL_SHIM}"), encoding="utf-8")
 
 
 def decisions_page() -> str:

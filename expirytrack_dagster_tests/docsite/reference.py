@@ -55,7 +55,7 @@ def settings_page() -> str:
 
 
 def _default(value: object) -> str:
-    if value is None or value == () or value == "":
+    if value is None or value in ((), ""):
         return ""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -179,7 +179,9 @@ def assets_page() -> str:
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
         parents = ", ".join(f"`{parent.to_user_string()}`" for parent in sorted(node.parent_keys)) or "the API"
-        text += f"\n## {key.to_user_string()}\n\n{one_line(node.description)}\n\nMade from {parents}, by {_grid(node)}.\n"
+        text += (
+            f"\n## {key.to_user_string()}\n\n{one_line(node.description)}\n\nMade from {parents}, by {_grid(node)}.\n"
+        )
         checks = sorted((check for check in graph.asset_check_keys if check.asset_key == key), key=lambda c: c.name)
         if checks:
             rows = [(code(check.name), one_line(graph.get_check_spec(check).description)) for check in checks]
@@ -188,7 +190,9 @@ def assets_page() -> str:
         (code(job.name), "job", one_line(job.description)) for job in defs.jobs or [] if job.description
     ]
     schedules: Any = defs.schedules or []
-    running += [(code(each.name), f"schedule, `{each.cron_schedule}`", one_line(each.description)) for each in schedules]
+    running += [
+        (code(each.name), f"schedule, `{each.cron_schedule}`", one_line(each.description)) for each in schedules
+    ]
     sensors: Any = defs.sensors or []
     running += [
         (code(each.name), f"sensor, every {each.minimum_interval_seconds or 30} s", one_line(each.description))
@@ -207,16 +211,19 @@ def _grid(node: dg.AssetNode | Any) -> str:
 def errors_page() -> str:
     """Every error with what to do about it, and every code of Upstox that is known."""
     text = (
-        "# Errors, and what to do\n\nEvery error is one sentence that says what happened and what to do. Its class decides "
-        "what becomes of it: *recoverable* ones are tried again, *partial* ones leave the rest to go on, *critical* ones "
-        "stop the run and keep what has arrived.\n\n"
+        "# Errors, and what to do\n\nEvery error is one sentence that says what happened and what to do; here is what "
+        "to do about each kind.\n"
     )
-    rows = []
-    for error in leaves():
-        branch = error.__mro__[error.__mro__.index(errors.ExpiryTrackError) - 1].__name__.removesuffix("Error").lower()
-        again = "yes" if error.retryable else "no"
-        rows.append((code(error.__name__), branch, again, error.exit_code, one_line(error.__doc__), ADVICE[error.__name__]))
-    text += table(("error", "class", "tried again", "exit code", "what happened", "what to do"), rows)
+    for branch, meaning in _BRANCHES.items():
+        rows = []
+        for error in leaves():
+            if issubclass(error, branch):
+                again = " Tried again." if error.retryable and branch is not errors.RecoverableError else ""
+                rows.append(
+                    (code(error.__name__), error.exit_code, one_line(error.__doc__) + again, ADVICE[error.__name__])
+                )
+        text += f"\n## {branch.__name__.removesuffix('Error')}\n\n{meaning}\n\n"
+        text += table(("error", "exit", "what happened", "what to do"), rows)
     text += "\n## Codes of Upstox\n\n"
     known = [(code(number), code(kind.__name__), sentence) for number, (kind, sentence) in sorted(ERROR_CODES.items())]
     return text + table(("code", "becomes", "what it says, and what to do"), known)
@@ -228,6 +235,12 @@ def leaves() -> list[type[errors.ExpiryTrackError]]:
     known = [member for name, member in vars(errors).items() if inspect.isclass(member) and name not in abstract]
     return [error for error in known if issubclass(error, errors.ExpiryTrackError)]
 
+
+_BRANCHES = {
+    errors.RecoverableError: "Tried again with growing pauses; it becomes an error of yours only if it stays.",
+    errors.PartialError: "Something is missing or unfit, and the rest goes on.",
+    errors.CriticalError: "The run stops at once, and what has arrived is kept.",
+}
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
@@ -247,5 +260,3 @@ def write(folder: Path) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_GENERATED + page(), encoding="utf-8")
-
-

@@ -15,6 +15,7 @@ from expirytrack_dagster_tests.bench.load import TRUE_LIMITS, limits_of
 from expirytrack_dagster_tests.docsite.markdown import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _GUIDE = (
@@ -68,11 +69,15 @@ The API bounds a collection, not the machine. {longest.requests:,} requests in {
 minutes: {candles:,.0f} candles, {requests:,.0f} requests) takes {asking:,.0f} seconds of that limit, and
 {processor:,.0f} seconds of one core: {one["collecting"].value:,.0f} to collect it,
 {one["deriving"].value:,.0f} to derive chains, volatilities and greeks. **One core could keep up with
-{asking / processor:,.0f} accounts.**
+{asking / processor:,.0f} accounts at full speed.**
 
 {_table(rows)}
-How to read it: the smallest machine of the guide already has several times what one account can use, in every column.
-More cores and memory shorten queries, derivations and exports. They do not bring one candle sooner.
+How to read it: cores, memory and network of the guide's smallest machine already carry several times what one account
+can ask for. More of them shorten queries, derivations and exports; they do not bring one candle sooner. What runs out
+is the disk, and only for who collects everything day and night: then a larger one is what to buy.
+
+The market of the sandbox is made up. A real cell has other numbers of candles, and `expirytrack plan` goes by the cells
+that you have collected.
 
 ## Memory
 
@@ -88,8 +93,7 @@ the archive, what is derived, the copy for readers, kept answers (bounded by `EX
 
 One underlying with an expiry of this size every week fills {year / _GB:,.1f} GB a year, and its year is collected in
 {_WEEKS * asking / 3600:,.1f} hours of the API's limit. At full speed, day and night, the API delivers at most
-{day / _GB:,.1f} GB a day. Most cells are smaller: illiquid strikes trade few minutes, and stocks have monthly expiries
-only. `expirytrack plan` says it for yours.
+{day / _GB:,.1f} GB a day. Stocks have monthly expiries only, which is a quarter of the cells.
 
 ## Network
 
@@ -110,7 +114,7 @@ Processor seconds are what to compare: the clock also tells of what else the mac
 """
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     headings = (
         "the guide's machine",
         "accounts at full speed that its cores carry",
