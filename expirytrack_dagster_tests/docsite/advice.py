@@ -14,6 +14,8 @@ ADVICE = {
     "EdgeBlocked": "Wait; lower `EXPIRYTRACK_RATE_BURST` if it recurs. A proxy or VPN may be what is refused.",
     "TruncatedResponse": "Nothing: it is asked again.",
     "CircuitOpen": "Wait until the pause is over (`expirytrack status` counts it down), then run the command again.",
+    "NotSent": "Nothing at once: it is tried again. If it stays, `expirytrack alerts test` says which channel "
+    "fails, and why.",
     "StateLocked": "Run the command again; close programs that hold `state.sqlite` open.",
     "VaultBusy": "Run the command again; another login or rotation is under way.",
     "CellBusy": "Wait for the other run of this cell, or cancel it in the Dagster UI.",

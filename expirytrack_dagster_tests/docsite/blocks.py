@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RUN = ("sh", "python", "sql")
 """Languages whose blocks run."""
-SHOWN = ("text", "toml", "json")
+SHOWN = ("text", "toml", "json", "powershell")
 """Languages whose blocks are only read."""
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

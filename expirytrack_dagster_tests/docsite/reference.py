@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import inspect
 import re
-import typing
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import typer
-from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from expirytrack_dagster import archive, errors
 from expirytrack_dagster.cli import app
-from expirytrack_dagster.settings import PREFIX, PROFILES, Settings
+from expirytrack_dagster.settings import PREFIX, PROFILES, Settings, allowed
 from expirytrack_dagster.upstox.error_codes import ERROR_CODES
 from expirytrack_dagster.warehouse.migrate import migrate, migrations
 from expirytrack_dagster_tests.docsite.advice import ADVICE
@@ -39,15 +37,14 @@ def settings_page() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default is PydanticUndefined else _default(field.default)
-        rows.append((code(PREFIX + name.upper()), code(default), _bounds(field), field.description or ""))
+        rows.append((code(PREFIX + name.upper()), code(default), allowed(field), field.description or ""))
     profiles = [
         (code(name), ", ".join(f"`{key}` = `{value}`" for key, value in values.items()) or "the defaults below")
         for name, values in PROFILES.items()
     ]
     return (
-        "# Settings\n\nA setting comes from the environment, else from `expirytrack.toml` in the working folder (names "
-        "without the prefix, in lower case), else from the profile that `EXPIRYTRACK_PROFILE` names, else from the "
-        "default. A value that cannot be used is refused at the start, with the name of the key.\n\n"
+        "# Settings\n\nWhere a value comes from, and what files look like, is told by "
+        "[Change settings](../settings.md); `expirytrack config show` has the values of this machine.\n\n"
         + table(("profile", "sets"), profiles)
         + "\n"
         + table(("variable", "default", "allowed", "what"), rows)
@@ -62,22 +59,6 @@ def _default(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return str(value)
-
-
-def _bounds(field: Any) -> str:
-    bounds = []
-    for rule in field.metadata:
-        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-            if (value := getattr(rule, name, None)) is not None:
-                bounds.append(f"{sign} {value:,}")
-    options = typing.get_args(field.annotation)
-    if typing.get_origin(field.annotation) is typing.Literal:
-        bounds.append(" or ".join(code(option) for option in options))
-    elif field.annotation is bool:
-        bounds.append("`on` or `off`")
-    elif SecretStr in (field.annotation, *options):
-        bounds.append("secret")
-    return ", ".join(bounds)
 
 
 def commands_page() -> str:
