@@ -5,7 +5,7 @@ Which settings there are is `model.py`.
 
 `expirytrack.toml` is looked for in the home and in the working folder; where both have one, both count, and the
 working folder's goes before. In the file names have no prefix, and a relative path counts from the file's own folder.
-Nothing is ever ignored: a name that is no setting is an error, in a file and in the environment.
+Nothing misspelt is ignored: a name that is no setting is an error in a file, and in the environment if it is like one.
 """
 
 from __future__ import annotations
@@ -190,7 +190,10 @@ def _settings_of(layers: list[Layer]) -> Settings:
 
 
 def _strangers(layer: Layer) -> Iterator[str]:
-    """Yield a sentence for each name that is no setting, without its value, which may be a secret."""
+    """Yield a sentence for each name that is no setting, without its value, which may be a secret.
+
+    Other programs' variables share the environment: there a name that resembles none is theirs.
+    """
     for key in layer.values:
         if key in Settings.model_fields:
             continue
@@ -200,7 +203,7 @@ def _strangers(layer: Layer) -> Iterator[str]:
             yield f"{name}: {ELSEWHERE[key]}."
         elif near:
             yield f"{name}: did you mean {layer.name_of(near[0])}?"
-        else:
+        elif layer.file:
             yield f"{name}: `expirytrack config show` lists all; remove it or correct its name."
 
 
