@@ -123,10 +123,17 @@ def _source_of(key: str, layers: list[Layer]) -> Layer | None:
 
 
 def _of_environment() -> dict[str, object]:
+    """Return what is set for this program; names like none of its settings are another's, with whom it shares this."""
     named = {
         name[len(PREFIX) :].lower(): value for name, value in os.environ.items() if name.upper().startswith(PREFIX)
     }
-    return _without_nothing(named)
+    known = Settings.model_fields.keys() | ELSEWHERE
+    return _without_nothing({key: value for key, value in named.items() if key in known or _nearest(key)})
+
+
+def _nearest(key: str) -> str | None:
+    """Return the setting that a name is most like; None where it is like none."""
+    return next(iter(difflib.get_close_matches(key, Settings.model_fields, n=1)), None)
 
 
 def _of_file(path: Path) -> Layer:
@@ -190,20 +197,16 @@ def _settings_of(layers: list[Layer]) -> Settings:
 
 
 def _strangers(layer: Layer) -> Iterator[str]:
-    """Yield a sentence for each name that is no setting, without its value, which may be a secret.
-
-    Other programs' variables share the environment: there a name that resembles none is theirs.
-    """
+    """Yield a sentence for each name that is no setting, without its value, which may be a secret."""
     for key in layer.values:
         if key in Settings.model_fields:
             continue
         name = f"{layer.name_of(key)}{layer.place} is no setting"
-        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
         if key in ELSEWHERE:
             yield f"{name}: {ELSEWHERE[key]}."
-        elif near:
-            yield f"{name}: did you mean {layer.name_of(near[0])}?"
-        elif layer.file:
+        elif near := _nearest(key):
+            yield f"{name}: did you mean {layer.name_of(near)}?"
+        else:
             yield f"{name}: `expirytrack config show` lists all; remove it or correct its name."
 
 
