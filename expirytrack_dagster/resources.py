@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from expirytrack_dagster.address import Address, Kind
 from expirytrack_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
 
 class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
-    """The DuckDB archive, with the connection settings of a `DuckDBResource`, encrypted if the settings say so."""
+    """The archive, with the connection settings of a `DuckDBResource`, encrypted if the settings say so."""
 
     duckdb: DuckDBResource
+    kind: Kind = "duckdb"
     lock_timeout: float = 60.0
 
     def open(self, patience: float | None = None) -> Warehouse:
@@ -87,12 +89,14 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
 
         from expirytrack_dagster.warehouse.connection import Warehouse
         from expirytrack_dagster.warehouse.encryption import archive_key
+        from expirytrack_dagster.warehouse.stores import store_of
 
+        settings = load_settings()
         return Warehouse(
-            Path(self.duckdb.database),
+            store_of(Address(self.kind, Path(self.duckdb.database)), archive_key(settings)),
             lock_timeout=self.lock_timeout if patience is None else patience,
             settings=self.duckdb.connection_config,
-            key=archive_key(load_settings()),
+            published=settings.published,
         )
 
 

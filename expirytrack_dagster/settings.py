@@ -29,6 +29,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from expirytrack_dagster.address import Address, parse_address
 from expirytrack_dagster.errors import ConfigurationError
 
 PREFIX = "EXPIRYTRACK_"
@@ -146,6 +147,11 @@ class Settings(BaseSettings):
 
     profile: Literal["production", "development"] = "production"
     home: Path = Field(Path("data"), description="Everything that is written at run time lies below this folder.")
+    warehouse: Annotated[Address | None, NoDecode, BeforeValidator(parse_address)] = Field(
+        None,
+        description="Where the archive is: duckdb:PATH or sqlite:PATH (for development); `expirytrack.duckdb` in the "
+        "home if unset.",
+    )
     api_url: Annotated[str, AfterValidator(_check_api_url)] = UPSTOX_API_URL
     access_token: SecretStr | None = Field(
         None, description="A token of the day, pasted from the Upstox developer page."
@@ -291,8 +297,13 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> Path:
-        """The DuckDB archive."""
-        return self.home / "expirytrack.duckdb"
+        """The archive's file."""
+        return self.address.path
+
+    @property
+    def address(self) -> Address:
+        """Where the archive is."""
+        return self.warehouse or Address("duckdb", self.home / "expirytrack.duckdb")
 
     @property
     def state(self) -> Path:
