@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
-    import pandas as pd
 
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -116,8 +116,7 @@ def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -
         StorageError: nothing was changed.
     """
     with warehouse.writing() as connection:
-        now = pd.Timestamp.now(tz="UTC").as_unit("us")
-        first = {} if "discovered_at" in frame else {"discovered_at": now}
+        first = {} if "discovered_at" in frame else {"discovered_at": pd.Timestamp.now(tz="UTC").as_unit("us")}
         connection.register("listed", _arrow(frame, {"underlying": underlying, **first}))
         count, bound = "SELECT count(*) FROM expiries WHERE underlying = $underlying", {"underlying": underlying}
         before = _number(connection, count, bound)
