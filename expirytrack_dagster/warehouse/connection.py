@@ -119,6 +119,7 @@ class Warehouse:
         with self.writing():
             pass  # opening it for writing brings the schema up to date
         with self._connected(read_only=True) as connection:
+            self.store.is_current(connection)
             yield connection
 
     @contextmanager

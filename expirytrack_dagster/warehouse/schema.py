@@ -101,7 +101,7 @@ def presenting(version: int) -> str:
 
 
 def viewing(table: Table) -> str:
-    """Return the statement that makes a view of a table's bare columns, with DuckDB's types and what follows of them."""
+    """Return the statement that makes a view of a table's bare columns, typed, and with what follows of them."""
     types = {column.name: column.type for column in table.columns}
     typed = ", ".join(f"{quoted(name)}::{kind} AS {quoted(name)}" for name, kind in types.items())
     shown = ", ".join(

@@ -1,8 +1,8 @@
 """The kinds of store that an archive can be in, each with how a session opens it and brings its schema up to date.
 
 All that is written names bare tables (`main.candles`), all that is asked names what the migrations describe
-(`candles`). In a DuckDB file these are the same. A SQLite file holds the bare columns, and a session puts DuckDB's types,
-generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has before it. Locks
+(`candles`). In a DuckDB file these are the same. A SQLite file holds the bare columns, and a session puts DuckDB's
+types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has before it. Locks
 and the time for which a store is open belong to `connection.py`.
 """
 
@@ -31,9 +31,9 @@ _MARKS = {"duckdb": (8, b"DUCK"), "sqlite": (0, b"SQLite format 3\0")}
 _NAMES = {"duckdb": "a DuckDB file", "sqlite": "a SQLite file"}
 
 # What SQLite lacks is kept in what it has: `update` cannot bind a time, and 64 bits without a sign do not fit.
-_SQLITE_TYPES = {"BOOLEAN": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE", "VARCHAR": "TEXT"} | {
-    kind: "TEXT" for kind in ("TIMESTAMP WITH TIME ZONE", "UBIGINT")
-}
+_SQLITE_TYPES = {"BOOLEAN": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE", "VARCHAR": "TEXT"} | dict.fromkeys(
+    ("TIMESTAMP WITH TIME ZONE", "UBIGINT"), "TEXT"
+)
 
 
 class Store(Protocol):
@@ -166,8 +166,8 @@ def store_of(address: Address, key: bytes | None) -> Store:
         return DuckDBFile(address.path, key)
     if key is not None:
         raise ConfigurationError(
-            f"The archive {address} cannot be encrypted: set EXPIRYTRACK_ENCRYPTION to off, or EXPIRYTRACK_WAREHOUSE to "
-            "a duckdb: address."
+            f"The archive {address} cannot be encrypted: set EXPIRYTRACK_ENCRYPTION to off, or "
+            "EXPIRYTRACK_WAREHOUSE to a duckdb: address."
         )
     return SQLiteFile(address.path)
 
@@ -184,7 +184,7 @@ def _pour(old: duckdb.DuckDBPyConnection, described: tuple[Table, ...], grown: d
         names = ", ".join(quoted(column.name) for column in table.columns)
         rows = old.execute(f"SELECT {names} FROM presented.{quoted(table.name)}").to_arrow_table()  # noqa: S608 -- as above
         grown.register("poured", rows)
-        grown.execute(f"INSERT INTO {quoted(table.name)} BY NAME FROM poured")  # noqa: S608 -- as above
+        grown.execute(f"INSERT INTO {quoted(table.name)} BY NAME FROM poured")
         grown.unregister("poured")
     old.execute("DROP SCHEMA presented CASCADE")
 
@@ -213,6 +213,6 @@ def _require_kind(database: Path, kind: str) -> None:
     for other, (place, mark) in _MARKS.items():
         if other != kind and start[place:].startswith(mark):
             raise ConfigurationError(
-                f"{database} is {_NAMES[other]}, not {_NAMES[kind]}: set EXPIRYTRACK_WAREHOUSE to {other}:{database}, or "
-                "name another file."
+                f"{database} is {_NAMES[other]}, not {_NAMES[kind]}: set EXPIRYTRACK_WAREHOUSE to {other}:{database}, "
+                "or name another file."
             )
