@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 Kind = Literal["duckdb", "sqlite"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,4 +41,4 @@ def parse_address(text: object) -> object:
     if not path:
         message = f"'{text}' names no file: it is {kind}: and a path, such as {kind}:data/expirytrack.{kind}"
         raise ValueError(message)
-    return Address(cast("Kind", kind), Path(path).expanduser())
+    return Address(kind, Path(path).expanduser())

@@ -89,7 +89,7 @@ _TAKE_OUT = (
     CREATE OR REPLACE TEMP TABLE staying AS
     FROM quarantine SEMI JOIN ({_CONTRACTS}) USING (underlying, expiry, instrument_key)
     EXCEPT ALL SELECT * EXCLUDE (obstacle) FROM chosen
-    """,
+    """,  # noqa: S608 -- our own constant
     f"DELETE FROM main.quarantine WHERE (underlying, expiry, instrument_key) IN ({_CONTRACTS})",  # noqa: S608 -- as above
     "INSERT INTO main.quarantine BY NAME FROM staying ORDER BY underlying, expiry, instrument_key, ts",
 )

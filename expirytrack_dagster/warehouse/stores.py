@@ -2,7 +2,7 @@
 
 All that is written names bare tables (`main.candles`), all that is asked names what the migrations describe
 (`candles`). In a DuckDB file these are the same. A SQLite file holds the bare columns, and a session puts DuckDB's
-types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has before it. Locks
+types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has. Locks
 and the time for which a store is open belong to `connection.py`.
 """
 

@@ -23,7 +23,6 @@ from expirytrack_dagster.warehouse.published import (
     Change,
     File,
     accept_key,
-    folder_of,
     load,
     publish,
 )
@@ -50,7 +49,7 @@ def stored(tmp_path: Path) -> Warehouse:
 
 def files(warehouse: Warehouse, table: str = "candles") -> list[File]:
     """Return what is published of a table."""
-    manifest = load(folder_of(warehouse.database))
+    manifest = load(warehouse.published)
     assert manifest is not None
     return [file for file in manifest.files if file.table == table]
 
@@ -198,7 +197,7 @@ def test_a_cell_that_is_finished_later_is_marked(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "a.duckdb")
     store_cell(warehouse, MARKET, "NIFTY", EXPIRY, tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("DELETE FROM cell_seals")
+        connection.execute("DELETE FROM main.cell_seals")
     publish(warehouse)
     (open_,) = files(warehouse)
     with warehouse.writing() as connection:
@@ -214,7 +213,7 @@ def test_an_encrypted_archive_publishes_nothing_readable(tmp_path: Path) -> None
     warehouse = Warehouse(tmp_path / "a.duckdb", key=bytes(range(32)))
     rows = store_cell(warehouse, MARKET, "NIFTY", EXPIRY, tmp_path)
     publish(warehouse)
-    folder = folder_of(warehouse.database)
+    folder = warehouse.published
     (file,) = files(warehouse)
     assert all(b"NSE_FO" not in path.read_bytes() for path in folder.rglob("*.parquet"))
     with duckdb.connect() as connection:

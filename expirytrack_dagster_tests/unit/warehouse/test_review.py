@@ -31,8 +31,8 @@ def proven(archive: SmallArchive) -> bool:
 def plant(archive: SmallArchive, change: str) -> None:
     """Add a copy of the good one of the two quarantined rows, changed, and count it."""
     archive.run(
-        f"INSERT INTO quarantine SELECT * REPLACE ({change}) FROM quarantine WHERE close IS NOT NULL",  # noqa: S608 -- constants
-        "UPDATE contract_status SET quarantined = 3, received = 63 WHERE quarantined = 2",
+        f"INSERT INTO main.quarantine SELECT * REPLACE ({change}) FROM quarantine WHERE close IS NOT NULL",  # noqa: S608 -- constants
+        "UPDATE main.contract_status SET quarantined = 3, received = 63 WHERE quarantined = 2",
     )
 
 
@@ -119,7 +119,7 @@ def test_nothing_chosen_changes_nothing(archive: SmallArchive, action: str) -> N
 
 def test_a_damaged_cell_is_not_sealed_anew(archive: SmallArchive) -> None:
     """A review would renew the seal over rows that nobody wrote: it is refused, and nothing changes."""
-    archive.run("UPDATE candles SET close = 1 WHERE volume = 75")
+    archive.run("UPDATE main.candles SET close = 1 WHERE volume = 75")
     before = everything(archive)
     with pytest.raises(StorageError, match="not those that were sealed, so nothing was changed"):
         review(archive.warehouse, EVERYTHING, "release", "me")
