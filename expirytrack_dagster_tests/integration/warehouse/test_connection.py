@@ -56,7 +56,9 @@ from pathlib import Path
 from expirytrack_dagster.warehouse.connection import Warehouse
 with Warehouse(Path(sys.argv[1]), key=bytes.fromhex(sys.argv[-1]) or None).writing() as connection:
     connection.execute("DELETE FROM main.expiries")
-    connection.execute("INSERT INTO main.expiries SELECT 'new' || i, DATE '2025-08-28', 'k', now() FROM range(400000) t(i)")
+    connection.execute(
+        "INSERT INTO main.expiries SELECT 'new' || i, DATE '2025-08-28', 'k', now() FROM range(400000) t(i)"
+    )
     if sys.argv[2] == "committed":
         connection.commit()
     print("ready", flush=True)

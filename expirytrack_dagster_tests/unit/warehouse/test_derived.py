@@ -323,7 +323,8 @@ def test_the_future_stands_in_where_parity_says_nothing(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "a.duckdb")
     store_cell(warehouse, SyntheticMarket(strikes=1, days=1, today=date(2025, 9, 15)), "NIFTY", MONTHLY, tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("""DELETE FROM main.candles WHERE instrument_key IN (SELECT instrument_key FROM contracts WHERE
+        connection.execute("""DELETE FROM main.candles WHERE instrument_key IN (
+            SELECT instrument_key FROM contracts WHERE
         strike_price = (SELECT min(strike_price) FROM contracts))""")
         connection.execute("""DELETE FROM main.candles WHERE minute % 2 = 0 AND instrument_key IN
         (SELECT instrument_key FROM contracts WHERE instrument_type = 'FUT')""")

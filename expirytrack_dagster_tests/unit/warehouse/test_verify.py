@@ -27,7 +27,8 @@ WHERE expiry = DATE '2025-08-21'
 """
 BREAK = "DELETE FROM main.cell_seals WHERE expiry = DATE '2025-08-21'"
 RECOUNT = f"""
-UPDATE main.contract_status SET candles = now.rows, received = now.rows + 2, first_ts = now.first_ts, last_ts = now.last_ts
+UPDATE main.contract_status SET candles = now.rows, received = now.rows + 2,
+    first_ts = now.first_ts, last_ts = now.last_ts
 FROM (SELECT count(*) AS rows, min(ts) AS first_ts, max(ts) AS last_ts FROM candles WHERE {A}) AS now WHERE {A}
 """
 
