@@ -74,8 +74,10 @@ DAMAGES = {
     "seal": (f"UPDATE main.candles SET close = close + 0.05 WHERE {A} AND {FIRST}",),
     "seal of another list": (
         f"INSERT INTO main.contracts SELECT * REPLACE ({NEW} AS instrument_key) FROM contracts WHERE {A}",
-        f"INSERT INTO main.contract_status SELECT * REPLACE ({NEW} AS instrument_key) FROM contract_status "
-        f"WHERE {EMPTY}",
+        (
+            f"INSERT INTO main.contract_status SELECT * REPLACE ({NEW} AS instrument_key) FROM contract_status "
+            f"WHERE {EMPTY}"
+        ),
     ),
     "seal of an unfinished cell": (f"UPDATE main.contract_status SET status = 'partial' WHERE {A}",),
 }
