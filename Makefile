@@ -1,11 +1,14 @@
 # The commands of the project. Each is one `expirytrack ...` or `python -m ...` away where there is no make.
 PYTHON ?= python3
+# Every Python that is supported, for `make versions`: pyenv's where it has one, since its shims start but one of them.
+PYTHONS ?= $(foreach v,3.11 3.12 3.13,$(lastword python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 PORT ?= 3000
 UI ?= yes
 VENV := .venv
+TESTS :=
 BIN := $(VENV)/bin
 
-.PHONY: demo ui test e2e images lint audit bench lock nautilus clean
+.PHONY: demo ui test versions e2e images docs lint audit bench lock nautilus clean
 
 demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the summary.
 	@$(BIN)/expirytrack demo --port $(PORT) $(if $(filter no,$(UI)),--no-ui)
@@ -13,14 +16,26 @@ demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the 
 ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 	@$(BIN)/expirytrack ui --port $(PORT)
 
-test: $(VENV)/ready  ## Run all tests, two files at a time.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/ready  ## Run all tests, two files at a time; TESTS=folder only those.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+versions: TESTS := $(addprefix expirytrack_dagster_tests/,unit integration/test_upgrade.py)
+versions:  ## The unit tests and real collections on every Python of PYTHONS that is here, each in its own environment.
+	@for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) \
+			|| { echo "$$python is not here: skipped"; continue; }; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version TESTS="$(TESTS)" || exit 1; \
+	done
 
 e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder expirytrack_dagster_tests/e2e
 
-images: $(VENV)/ready  ## Renew the pictures of the UI in docs/images.
-	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py
+images: $(VENV)/ready  ## Renew the pictures of the UI and of the dashboard in docs/images.
+	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py \
+		expirytrack_dagster_tests/integration/commands/test_status.py
+
+docs: $(VENV)/ready  ## Build the documentation into build/site: reference from the code, notebook executed, links strict.
+	$(BIN)/python -m expirytrack_dagster_tests.docsite
 
 lint: $(VENV)/ready  ## Style, types, the direction of imports, risky code, packages that fit each other.
 	$(BIN)/ruff check .
@@ -49,10 +64,10 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Building the environment in $(VENV): a minute or two, once ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --no-deps --require-hashes --requirement requirements.txt
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:  ## Remove the environment and caches; the data stays.
-	rm -rf $(VENV) .venv-nautilus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -41,4 +41,20 @@ def parse_address(text: object) -> object:
     if not path:
         message = f"'{text}' names no file: it is {kind}: and a path, such as {kind}:data/expirytrack.{kind}"
         raise ValueError(message)
-    return Address(kind, Path(path).expanduser())
+    try:
+        return Address(kind, Path(path).expanduser().absolute())
+    except RuntimeError as error:  # of no such user
+        message = f"'{text}' cannot be used: {error}"
+        raise ValueError(message) from None
+
+
+def anchored(text: str, folder: Path) -> str:
+    """Let a relative path count from a folder; what is no address passes unchanged, to be complained of later."""
+    kind, colon, path = text.strip().partition(":")
+    fit = kind in KINDS and path and not path.startswith("~")
+    return f"{kind}{colon}{folder / path}" if fit else text
+
+
+def standard(kind: Kind, home: Path) -> Address:
+    """Return where a home's archive is unless something else is said, and always in a backup."""
+    return Address(kind, home / f"expirytrack.{kind}")

@@ -19,23 +19,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.warehouse.room import Answer, Room, room_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    import duckdb
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
+    from expirytrack_dagster.warehouse.published import File
 
-    from expirytrack_dagster.warehouse.connection import Warehouse
-    from expirytrack_dagster.warehouse.published import File, Manifest
+__all__ = [
+    "Adjustment",
+    "Answer",
+    "Cell",
+    "Home",
+    "Interval",
+    "Rule",
+    "at",
+    "atm",
+    "bars",
+    "candles",
+    "cells",
+    "chain_at",
+    "chain_metrics",
+    "chain_window",
+    "continuous",
+    "contracts",
+    "daily_bars",
+    "describe",
+    "implied_volatility",
+    "option_chain",
+    "spot_at",
+    "sql",
+    "straddle",
+]
 
 Interval: TypeAlias = Literal["1m", "3m", "5m", "15m", "30m", "60m", "1d"]
 Rule: TypeAlias = Literal["expiry", "volume", "open_interest"]
@@ -44,43 +63,6 @@ Home: TypeAlias = "Path | str | None"
 
 _IST = timezone(timedelta(hours=5, minutes=30))
 _NEAREST = 4  # expiries that are looked at for a spot
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Answer:
-    """The rows of an answer, as pandas, polars or Arrow; whatever reads Arrow's stream interface takes it as it is."""
-
-    table: pa.Table
-
-    def df(self) -> pd.DataFrame:
-        """Return a pandas DataFrame: times datetime64[us, UTC], dates `datetime.date`, nulls NaN or None."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
-
-    def pl(self) -> pl.DataFrame:
-        """Return a polars DataFrame; polars has to be installed."""
-        import polars as pl  # noqa: PLC0415 -- optional
-
-        frame = pl.from_arrow(self.table)
-        if not isinstance(frame, pl.DataFrame):
-            raise TypeError(frame)
-        return frame
-
-    def arrow(self) -> pa.Table:
-        """Return an Arrow table."""
-        return self.table
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Hand the rows over to another library without copying them."""
-        return self.table.__arrow_c_stream__(requested_schema)
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return int(self.table.num_rows)
-
-    def __repr__(self) -> str:
-        """Return size and columns."""
-        return f"<{len(self):,} rows: {', '.join(self.table.column_names)}; .df(), .pl() or .arrow()>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +91,7 @@ class Cell:
     def candles(self) -> Answer:
         """Return all candles of this version: as `archive.candles`."""
         query = "SELECT * EXCLUDE (minute) FROM candles ORDER BY instrument_key, minute"
-        return _room(self.path.parents[3]).ask(query, {}, only=self.path)
+        return room_of(self.path.parents[3]).ask(query, {}, only=self.path)
 
 
 def at(underlying: str, expiry: date | str, *, version: str | None = None, home: Home = None) -> Cell:
@@ -300,136 +282,12 @@ def describe(table: str, *, home: Home = None) -> Answer:
     )
 
 
-class _Room:
-    """The published files of one home, as views of a database in memory; threads may share it."""
-
-    def __init__(self, home: Path) -> None:
-        """Find the files; nothing is opened yet."""
-        self._home = home
-        self._folder = home / "published"
-        self._lock = Lock()
-        self._seen: tuple[int, int] | None = None
-        self._manifest: Manifest | None = None
-        self._memory: duckdb.DuckDBPyConnection | None = None
-
-    def manifest(self) -> Manifest:
-        """Return what is published now; where nothing is, the archive is published first."""
-        with self._lock:
-            seen = self._stamp()
-            if seen is None:
-                self._publish()
-                seen = self._stamp()
-            if self._manifest is None or seen != self._seen:
-                from expirytrack_dagster.warehouse import published  # noqa: PLC0415 -- importing this module is cheap
-
-                before, self._manifest, self._seen = self._manifest, published.load(self._folder), seen
-                if before is not None and self._manifest is not None and before.key_id != self._manifest.key_id:
-                    self._memory = None  # encrypted meanwhile, or no longer, or with another key
-            if self._manifest is None:
-                raise ConfigurationError(f"{self._folder} was removed while it was read: try again.")
-            return self._manifest
-
-    def path(self, file: File) -> Path:
-        """Return where a file of the manifest lies."""
-        return self._folder / file.path
-
-    def ask(
-        self,
-        query: str,
-        bound: Mapping[str, Any],
-        underlying: str | None = None,
-        expiries: Iterable[date] | None = None,
-        *,
-        only: Path | None = None,
-    ) -> Answer:
-        """Return the answer to a query over the files of an underlying and some expiries, over all, or over one."""
-        paths = self._paths(underlying, None if expiries is None else set(expiries))
-        if only is not None:
-            paths["candles"] = [str(only)]
-        with self._connection().cursor() as cursor:
-            cursor.execute("SET TimeZone = 'UTC'")
-            cursor.execute("SET VARIABLE files = $1", [paths])
-            return Answer(cursor.execute(query, dict(bound)).to_arrow_table())
-
-    def _paths(self, underlying: str | None, expiries: set[date] | None) -> dict[str, list[str]]:
-        from expirytrack_dagster.warehouse.published import TABLES  # noqa: PLC0415 -- as above
-
-        paths: dict[str, list[str]] = {table: [] for table in TABLES}
-        for file in self.manifest().files:
-            mine = underlying in {None, file.underlying}
-            if mine and (expiries is None or file.expiry is None or file.expiry in expiries):
-                paths[file.table].append(str(self._folder / file.path))
-        return {table: found or [str(self._folder / "empty" / f"{table}.parquet")] for table, found in paths.items()}
-
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        with self._lock:
-            if self._memory is None:
-                self._memory = self._opened()
-            return self._memory
-
-    def _opened(self) -> duckdb.DuckDBPyConnection:
-        """Make a database in memory with the archive's schema and macros, its tables replaced by views of the files."""
-        import duckdb  # noqa: PLC0415 -- as above
-
-        from expirytrack_dagster.warehouse.migrate import migrate  # noqa: PLC0415
-        from expirytrack_dagster.warehouse.published import (  # noqa: PLC0415
-            BY_CELL,
-            READ_ENCRYPTED,
-            TABLES,
-            accept_key,
-            physical_columns,
-        )
-
-        memory = duckdb.connect()
-        memory.execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
-        key = self._warehouse().key
-        if key is not None:
-            accept_key(memory, key)
-        migrate(memory, self._folder)
-        memory.execute(
-            "CREATE SCHEMA described; CREATE TABLE described.columns AS "
-            "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
-        )
-        empty = {table: [str(self._folder / "empty" / f"{table}.parquet")] for table in TABLES}
-        memory.execute("SET VARIABLE files = $1", [empty])
-        for table in TABLES:
-            generated = physical_columns(memory, table)[1] if table in BY_CELL else {}
-            more = "".join(f", {expression} AS {name}" for name, expression in generated.items())
-            memory.execute(f"DROP TABLE {table}")
-            source = f"read_parquet(getvariable('files').{table}{READ_ENCRYPTED if key else ''})"
-            memory.execute(f"CREATE VIEW {table} AS SELECT *{more} FROM {source}")  # noqa: S608 -- our own names
-        return memory
-
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            found = (self._folder / "manifest.json").stat()
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_ino
-
-    def _publish(self) -> None:
-        from expirytrack_dagster.warehouse.published import publish  # noqa: PLC0415 -- as above
-
-        publish(self._warehouse())
-
-    def _warehouse(self) -> Warehouse:
-        from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- as above
-        from expirytrack_dagster.warehouse.connection import open_warehouse  # noqa: PLC0415
-
-        return open_warehouse(load_settings(home=self._home))
-
-
-@lru_cache(maxsize=16)
-def _room(home: Path) -> _Room:
-    return _Room(home)
-
-
-def _home(home: Home) -> _Room:
+def _home(home: Home) -> Room:
     if home is None:
-        from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- as above
+        from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- importing this module is cheap
 
-        return _room(load_settings().home)
-    return _room(Path(home).expanduser().resolve())
+        return room_of(load_settings().home)
+    return room_of(Path(home).expanduser().resolve())
 
 
 def _select(table: str, underlying: str, expiry: date | str | None, home: Home) -> Answer:
@@ -439,7 +297,7 @@ def _select(table: str, underlying: str, expiry: date | str | None, home: Home) 
     return _home(home).ask(query, {"expiry": wanted}, underlying, None if wanted is None else [wanted])
 
 
-def _cell(room: _Room, file: File, *, current: bool) -> Cell:
+def _cell(room: Room, file: File, *, current: bool) -> Cell:
     if file.expiry is None or file.version is None:
         raise ConfigurationError(f"{file.path} is no file of candles.")
     path = room.path(file)

@@ -165,12 +165,16 @@ class Backfill:
                 nearest = sorted(known, key=lambda other: abs(other - day))[:3]
                 hint = ", ".join(str(other) for other in sorted(nearest)) or "none at all"
                 raise ConfigurationError(f"{symbol} has no expiry on {day}: the nearest that Upstox lists are {hint}.")
+        oldest = since(self._settings, datetime.now(tz=UTC))
+        # Discovery makes the partitions, but one that is trusted may be older than Dagster's records (a home whose
+        # `dagster` folder is new), and leaves out what lies before the look-back, which may be named all the same.
+        cells = [day for day in known if day in expiries or oldest is None or day >= oldest]
+        partitions.add_expiries(self._instance, [day.isoformat() for day in cells])
         if expiries:
             return sorted(set(expiries))
         asked = {
             cell.expiry for cell in self._look().cells if cell.underlying == symbol and (cell.listed or cell.sealed)
         }
-        oldest = since(self._settings, datetime.now(tz=UTC))
         return sorted(day for day in asked if oldest is None or day >= oldest)
 
     def _look(self) -> Outlook:

@@ -17,29 +17,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expirytrack_dagster.commands.account import login, logout, say_token, token, token_report, warn_of_token
+from expirytrack_dagster.commands.account import login, logout, token, warn_of_token
+from expirytrack_dagster.commands.alerts import alerts
 from expirytrack_dagster.commands.archive import quarantine, verify
 from expirytrack_dagster.commands.audit import audit
 from expirytrack_dagster.commands.backup import backup, restore
 from expirytrack_dagster.commands.chart import chart
+from expirytrack_dagster.commands.config import config, init
 from expirytrack_dagster.commands.derive import derive
+from expirytrack_dagster.commands.doctor import doctor
 from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.metrics import metrics
 from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
+from expirytrack_dagster.commands.status import status
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.sandbox.command import sandbox
-from expirytrack_dagster.settings import PREFIX, load_settings
+from expirytrack_dagster.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pandas as pd
-
     from expirytrack_dagster.backfill import Outcome
+    from expirytrack_dagster.collect.progress import ProgressSource
     from expirytrack_dagster.servers import Children
 
 app = typer.Typer(
@@ -47,30 +49,50 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Collect expired Indian futures and options from Upstox into DuckDB, and prove that nothing is missing.",
 )
+app.command()(init)
 app.command()(sandbox)
 app.command()(login)
 app.command()(logout)
 app.command()(token)
 app.command()(verify)
 app.command()(derive)
+app.command()(doctor)
 app.command()(export)
 app.command()(query)
 app.command()(backup)
 app.command()(restore)
 app.command()(plan)
+app.command()(metrics)
+app.command()(status)
 app.command()(job)
 app.command()(encrypt)
 app.command()(decrypt)
+app.add_typer(config, name="config")
 app.add_typer(chart, name="chart")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(alerts, name="alerts")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 
 
+def _say_version(asked: bool) -> None:  # noqa: FBT001 -- Typer calls it with the option's value alone
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"expirytrack {version('expirytrack-dagster')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _guard() -> None:
+def _guard(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
     """Close what this program writes to other users, before any command."""
     from expirytrack_dagster.console import err, say
+    from expirytrack_dagster.observe import logs
     from expirytrack_dagster.security.access import close_home, close_what_is_made
 
     close_what_is_made()
@@ -80,6 +102,7 @@ def _guard() -> None:
         return  # the command says so itself; --help does not need to
     for sentence in close_home(settings):
         say(sentence, to=err, style="yellow")
+    logs.begin(settings, "command")
 
 
 PortOption = Annotated[int, typer.Option(help="Port of the Dagster UI.")]
@@ -92,15 +115,17 @@ def track(
     key: Annotated[str | None, typer.Option(help="Its Upstox key, such as 'NSE_INDEX|Nifty 50'.")] = None,
 ) -> None:
     """Track an underlying: it becomes a partition at once, without a restart."""
-    from expirytrack_dagster.backfill import track as track_underlying
     from expirytrack_dagster.collect.tracking import check_symbol
-    from expirytrack_dagster.console import say
-    from expirytrack_dagster.instance import open_instance
+    from expirytrack_dagster.console import say, slow
 
     settings = load_settings()
     symbol = check_symbol(symbol)  # before anything is written
-    with open_instance(settings) as instance:
-        underlying = track_underlying(settings, instance, symbol, key)
+    with slow(f"Looking for {symbol}"):
+        from expirytrack_dagster.backfill import track as track_underlying
+        from expirytrack_dagster.instance import open_instance
+
+        with open_instance(settings) as instance:
+            underlying = track_underlying(settings, instance, symbol, key)
     say(f"Tracking {underlying.symbol} ({underlying.instrument_key}).")
 
 
@@ -108,9 +133,7 @@ def track(
 def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
     """Stop tracking an underlying; what was collected stays in the archive."""
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.console import say
-    from expirytrack_dagster.instance import open_instance
-    from expirytrack_dagster.partitions import remove_underlying
+    from expirytrack_dagster.console import say, slow
     from expirytrack_dagster.security.audit import record
     from expirytrack_dagster.state import StateDatabase
 
@@ -119,8 +142,12 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     if not tracking.untrack(StateDatabase(settings.state), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
     record(settings, "untrack", symbol=symbol)
-    with open_instance(settings) as instance:
-        remove_underlying(instance, symbol)
+    with slow(f"Letting go of {symbol}"):
+        from expirytrack_dagster.instance import open_instance
+        from expirytrack_dagster.partitions import remove_underlying
+
+        with open_instance(settings) as instance:
+            remove_underlying(instance, symbol)
     say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
 
 
@@ -141,10 +168,7 @@ def collect(
 ) -> None:
     """Collect what is missing: discovery, contract lists, candles; what the archive has is never asked again."""
     from expirytrack_dagster import console
-    from expirytrack_dagster.backfill import Backfill
-    from expirytrack_dagster.backfill import track as track_underlying
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.state import StateDatabase
 
     settings = load_settings()
@@ -154,16 +178,8 @@ def collect(
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
     warn_of_token(settings)
-    progress = console.ProgressBars()
-    with open_instance(settings) as instance, progress:
-        tracked = [track_underlying(settings, instance, symbol).symbol for symbol in wanted]
-        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
-        try:
-            outcome = backfill.collect(tracked, expiry or [], refetch=refetch)
-        except KeyboardInterrupt:
-            raise ExpiryTrackError(
-                "Stopped: what has arrived is kept. Run the same command again, and only the rest is asked."
-            ) from None
+    with console.ProgressBars() as progress:
+        outcome = _collected(settings, progress, wanted, expiry or [], refetch=refetch)
     if as_json:
         console.out.print_json(json.dumps(_as_json(outcome)))
     else:
@@ -171,89 +187,41 @@ def collect(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
-def status(*, as_json: JsonOption = False) -> None:
-    """Show what is tracked, the state of every cell, and what is left of the API's limits."""
+def _collected(
+    settings: Settings, progress: ProgressSource, symbols: list[str], expiries: list[date], *, refetch: bool
+) -> Outcome:
     from expirytrack_dagster import console
-    from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.state import StateDatabase
-    from expirytrack_dagster.upstox.ledger import open_ledger
-    from expirytrack_dagster.upstox.tokens import token_state
-    from expirytrack_dagster.warehouse import reader
-    from expirytrack_dagster.warehouse.connection import open_warehouse
+    from expirytrack_dagster.backfill import Backfill
+    from expirytrack_dagster.backfill import track as track_underlying
+    from expirytrack_dagster.instance import open_instance
 
-    settings = load_settings()
-    state = StateDatabase(settings.state)
-    underlyings = tracking.tracked(state)
-    cells = reader.cells(open_warehouse(settings))
-    ledger = open_ledger(settings)
-    budgets = {scope: ledger.budget(scope) for scope in ledger.all_scopes()}
-    if as_json:
-        report = {
-            "home": str(settings.home),
-            "token": token_report(token_state(settings)),
-            "underlyings": [{"symbol": u.symbol, "instrument_key": u.instrument_key} for u in underlyings],
-            "cells": _records(cells),
-            "budget": [
-                {
-                    "scope": scope,
-                    "seconds": window.limit.seconds,
-                    "used": window.used,
-                    "allowed": window.limit.requests,
-                }
-                for scope, budget in budgets.items()
-                for window in budget.windows
-            ],
-            "cooldown": _worst(
-                {"scope": scope, "seconds": budget.cooldown_seconds, "reason": budget.cooldown_reason}
-                for scope, budget in budgets.items()
-            ),
-            "breaker": _worst(
-                {
-                    "scope": scope,
-                    "seconds": budget.circuit_seconds,
-                    "state": budget.circuit_state,
-                    "failures": budget.circuit.failures,
-                    "reason": budget.circuit.reason or None,
-                }
-                for scope, budget in budgets.items()
-            ),
-        }
-        console.out.print_json(json.dumps(report))
-        return
-    console.say(f"Archive: {settings.database}")
-    names = ", ".join(f"{u.symbol} ({u.instrument_key})" for u in underlyings)
-    console.say(f"Tracked: {names or 'nothing yet, run: expirytrack track NIFTY'}")
-    say_token(settings)
-    for scope, budget in budgets.items():
-        of = f" ({scope})" if len(budgets) > 1 else ""
-        for window in budget.windows:
-            left = max(0, window.limit.requests - window.used)
-            console.say(
-                f"Limit:   {left:,} of {window.limit.requests:,} requests left in {window.limit.seconds:g} s{of}"
-            )
-        if budget.cooldown_reason:
-            console.say(f"Paused:  for {budget.cooldown_seconds:.0f} s, {budget.cooldown_reason}{of}")
-        if budget.circuit_state == "open":
-            console.say(f"Breaker: open for {budget.circuit_seconds:.0f} s, last failure: {budget.circuit.reason}{of}")
-        elif budget.circuit_state == "half-open":
-            console.say(f"Breaker: half-open, the next request tries, last failure: {budget.circuit.reason}{of}")
-    collected = cells[(cells["contracts"] > 0) | cells["sealed"].astype(bool)]
-    for symbol, listed in cells.groupby("underlying"):
-        console.say(f"{symbol}: {len(listed)} expiries listed, {listed.index.isin(collected.index).sum()} collected")
-    if len(collected):
-        console.out.print(console.cells_table(collected))
+    with open_instance(settings) as instance:
+        tracked = [track_underlying(settings, instance, symbol).symbol for symbol in symbols]
+        backfill = Backfill(settings, instance, progress, tell=lambda text: console.say(text, to=console.err))
+        try:
+            return backfill.collect(tracked, expiries, refetch=refetch)
+        except KeyboardInterrupt:
+            raise ExpiryTrackError(
+                "Stopped: what has arrived is kept. Run the same command again, and only the rest is asked."
+            ) from None
 
 
 @app.command()
 def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
-    """Serve the Dagster UI and its daemon until Ctrl-C."""
+    """Serve the Dagster UI and its daemon until Ctrl-C, and /metrics where EXPIRYTRACK_METRICS_PORT is set."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.instance import prepare
+    from expirytrack_dagster.console import say, slow
 
     settings = load_settings()
-    prepare(settings)
-    with servers.stoppable(), servers.Children(settings.home / "logs") as children:
+    with slow("Preparing"):
+        from expirytrack_dagster.instance import open_instance
+        from expirytrack_dagster.observe.endpoint import serving
+
+        with open_instance(settings):
+            pass  # made before webserver and daemon open it at the same moment
+    with servers.stoppable(), servers.Children(settings.home / "logs") as children, serving(settings) as address:
+        if address:
+            say(f"Metrics: {address}")
         _serve_ui(children, port, host)
 
 
@@ -261,8 +229,10 @@ def ui(port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
 def demo(*, ui: Annotated[bool, typer.Option(help="Serve the UI afterwards.")] = True, port: PortOption = 3000) -> None:
     """Try everything without an account: a local Upstox, a collection through Dagster, then the UI."""
     from expirytrack_dagster import servers
-    from expirytrack_dagster.demo import run_demo
+    from expirytrack_dagster.console import slow
 
+    with slow("Preparing"):
+        from expirytrack_dagster.demo import run_demo
     os.environ.setdefault(f"{PREFIX}HOME", str(Path("data") / "demo"))
     settings = load_settings()
     with servers.stoppable(), servers.Children(settings.home / "logs") as children:
@@ -290,7 +260,8 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
             style="yellow",
         )
     say("Starting the Dagster UI ...")
-    url = servers.start_ui(children, port, host)
+    with console.slow("Waiting until it answers"):
+        url = servers.start_ui(children, port, host)
     say(f"Dagster UI: {url}  (Ctrl-C ends it)")
     while True:
         children.check()
@@ -299,10 +270,11 @@ def _serve_ui(children: Children, port: int, host: str = "127.0.0.1") -> None:
 
 def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> None:
     from expirytrack_dagster import console
+    from expirytrack_dagster.observe.overview import cell_counts
 
     if len(outcome.cells):
         console.out.print("")
-        console.out.print(console.cells_table(outcome.cells))
+        console.out.print(console.cells_table(cell_counts(outcome.cells)))
     lines = outcome.checks if every_check else [line for line in outcome.checks if not line.passed]
     if lines:
         console.out.print(console.checks_table(lines))
@@ -321,29 +293,19 @@ def _show(outcome: Outcome, seconds: float, *, every_check: bool = False) -> Non
 
 
 def _as_json(outcome: Outcome) -> dict[str, object]:
+    from expirytrack_dagster.observe.overview import cell_counts
+
     return {
         "complete": outcome.exit_code == 0,
         "requests": outcome.requests,
         "errors": outcome.errors,
-        "cells": _records(outcome.cells),
+        "cells": [cell.as_json() for cell in cell_counts(outcome.cells)],
         "failed_checks": [
             {"cell": line.cell, "asset": line.asset, "check": line.name, "summary": line.summary}
             for line in outcome.checks
             if not line.passed
         ],
     }
-
-
-def _worst(states: Iterable[dict[str, object]]) -> dict[str, object]:
-    """Return what holds requests back longest, of one entry a scope."""
-    return max(states, key=lambda state: (state["seconds"], state.get("state", "") == "half-open"))
-
-
-def _records(cells: pd.DataFrame) -> list[dict[str, object]]:
-    text: list[dict[str, object]] = json.loads(cells.to_json(orient="records", date_format="iso"))
-    for record in text:
-        record["expiry"] = str(record["expiry"])[:10]
-    return text
 
 
 def main() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -29,15 +32,27 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
+    from expirytrack_dagster.observe.overview import CellCounts
     from expirytrack_dagster.runs import CheckLine
     from expirytrack_dagster.verification import Finding
 
+
+def _standard_error() -> Console:
+    """Return standard error; a terminal as it is now, because Dagster leads a step's standard error into a file."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return Console(stderr=True, highlight=False)
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)
+    return Console(file=terminal, highlight=False)
+
+
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+err = _standard_error()
+
+SLOW = 2.0
+"""Seconds for which nobody wonders what goes on."""
 
 _COLOURS = {"contradiction": "red", "missing": "yellow", "warning": "yellow", "note": "dim"}
 _VALUES = ("open", "high", "low", "close", "volume", "open_interest")
-_UNFINISHED = ("partial", "refused", "failed", "unasked")
 
 
 def say(sentence: str, *, to: Console = out, style: str | None = None) -> None:
@@ -47,7 +62,10 @@ def say(sentence: str, *, to: Console = out, style: str | None = None) -> None:
 
 @contextmanager
 def slow_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar on standard error for work that takes longer than two seconds; the block tells (done, total)."""
+    """Draw a bar on standard error for work that takes longer than two seconds; the block tells (done, total).
+
+    Until it has told something the bar only shows that it is alive. Where no terminal is, one line says what goes on.
+    """
     bars = Bars(
         TextColumn(label),
         BarColumn(bar_width=30),
@@ -58,15 +76,30 @@ def slow_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         transient=True,
     )
     task = bars.add_task(label, total=None)
-    timer = threading.Timer(2.0, bars.start)
+    begin = bars.start if err.is_terminal else partial(say, f"{label} ...", to=err)
+    with _after_a_while(begin, lambda: bars.stop() if bars.live.is_started else None):
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def slow(label: str) -> Iterator[None]:
+    """Show on a terminal that something is done which takes longer than two seconds and cannot be counted."""
+    spinner = err.status(f"{label} ...")
+    with _after_a_while(spinner.start if err.is_terminal else lambda: None, spinner.stop):
+        yield
+
+
+@contextmanager
+def _after_a_while(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Begin when the block takes longer than `SLOW`, and end with it."""
+    timer = threading.Timer(SLOW, begin)
     timer.start()
     try:
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        yield
     finally:
         timer.cancel()
-        timer.join()  # it may be starting the bar right now
-        if bars.live.is_started:
-            bars.stop()
+        timer.join()  # it may be beginning right now
+        end()
 
 
 @contextmanager
@@ -77,68 +110,111 @@ def waiting(label: str) -> Iterator[Callable[[float], None]]:
 
 
 class ProgressBars:
-    """Takes the place of `ProgressResource`: one bar a cell, drawn until the `with` block ends."""
+    """Takes the place of `ProgressResource`: one bar a cell, drawn until the `with` block ends.
+
+    Before the first cell, and between the last answer of one and the first of the next, something moves too. Where no
+    terminal is, a line says what each cell begins with, and one what it ends with.
+    """
 
     def __init__(self) -> None:
         """Draw on standard error, so that standard output holds results only."""
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("contracts"),
-            TextColumn("{task.fields[rows]:>10,} candles"),
+            TextColumn("{task.fields[said]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
         )
+        self._between: TaskID | None = None
+        self._before = ExitStack()
 
     def __enter__(self) -> Self:
         """Draw nothing yet: where nothing is asked, there is nothing to show."""
+        self._before.enter_context(slow("Working"))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the bars as they are."""
+        """Leave the bars of cells as they are."""
+        self._before.close()
+        self._goes_on()
         if self.bars.live.is_started:
             self.bars.stop()
 
     def following(self, log: logging.Logger) -> Progress:
         """Return a bar for the next cell."""
         del log
-        return _Bar(self.bars)
+        return _Bar(self) if err.is_terminal else _Lines()
+
+    def a_cell_begins(self) -> None:
+        """Draw from now on."""
+        self._before.close()
+        self._goes_on()
+        self.bars.start()
+
+    def a_cell_ends(self) -> None:
+        """Show that there is more to do than asking."""
+        self._between = self.bars.add_task("storing ...", total=None, said="")
+        self.bars.refresh()
+
+    def _goes_on(self) -> None:
+        if self._between is not None:
+            self.bars.remove_task(self._between)
+            self._between = None
 
 
 class _Bar:
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
+    def __init__(self, shown: ProgressBars) -> None:
+        self._shown = shown
         self._task = TaskID(0)
-        self._rows = 0
+        self._total = self._done = self._rows = 0
 
     def begin(self, label: str, total: int) -> None:
-        self._bars.start()
-        self._task = self._bars.add_task(label, total=total, rows=0)
+        self._total = total
+        self._shown.a_cell_begins()
+        self._task = self._shown.bars.add_task(label, total=total, said=self._said())
 
     def advance(self, answer: Answer) -> None:
+        self._done += 1
         self._rows += answer.rows
-        self._bars.update(self._task, advance=1, rows=self._rows)
+        self._shown.bars.update(self._task, completed=self._done, said=self._said())
 
     def end(self) -> None:
-        self._bars.refresh()
+        self._shown.a_cell_ends()
+
+    def _said(self) -> str:
+        return f"{self._done:>{len(str(self._total))}}/{self._total} contracts {self._rows:>10,} candles"
 
 
-def cells_table(cells: pd.DataFrame) -> Table:
-    """Lay out collected cells, at most 80 characters wide; columns as `warehouse.reader.cells` returns them."""
+class _Lines:
+    def __init__(self) -> None:
+        self._label = ""
+        self._total = self._done = self._rows = 0
+
+    def begin(self, label: str, total: int) -> None:
+        self._label, self._total = label, total
+        say(f"{label}: {total:,} contracts to ask", to=err)
+
+    def advance(self, answer: Answer) -> None:
+        self._done += 1
+        self._rows += answer.rows
+
+    def end(self) -> None:
+        say(f"{self._label}: {self._done:,} of {self._total:,} contracts, {self._rows:,} candles", to=err)
+
+
+def cells_table(cells: Iterable[CellCounts]) -> Table:
+    """Lay out collected cells, at most 80 characters wide."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell", no_wrap=True)
     for name in ("contracts", "complete", "empty", "missing", "candles", "bad rows"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in cells.to_dict("records"):
-        unfinished = sum(row[state] for state in _UNFINISHED)
-        numbers = (row["contracts"], row["complete"], row["empty_proven"], unfinished, row["candles"])
+    for cell in cells:
+        numbers = (cell.contracts, cell.complete, cell.empty_proven, cell.unfinished, cell.candles, cell.quarantined)
         table.add_row(
-            f"{row['underlying']} {row['expiry']}",
+            f"{cell.underlying} {cell.expiry}",
             *(f"{number:,}" for number in numbers),
-            f"{row['quarantined']:,}",
-            style="yellow" if unfinished else None,
+            style="yellow" if cell.unfinished else None,
         )
     return table
 

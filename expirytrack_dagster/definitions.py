@@ -18,6 +18,7 @@ from expirytrack_dagster.checks.token import access_token
 from expirytrack_dagster.instance import warn_of_another_instance
 from expirytrack_dagster.io_managers import ArchiveIOManager
 from expirytrack_dagster.jobs import all_jobs
+from expirytrack_dagster.observe import logs
 from expirytrack_dagster.resources import ProgressResource, UpstoxResource, WarehouseResource
 from expirytrack_dagster.schedules import build_schedules
 from expirytrack_dagster.security.access import close_home, close_what_is_made
@@ -69,4 +70,5 @@ def defs() -> dg.Definitions:
     close_what_is_made()  # the runs that this process starts inherit it
     for sentence in close_home(settings):
         _LOG.warning(sentence)
+    logs.begin(settings, "dagster")
     return build_defs()

@@ -13,6 +13,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
     │   ├── StateLocked                  the state database is busy
     │   ├── VaultBusy                    another process keeps the vault's lock
+    │   ├── NotSent                      an alert did not reach a channel; it is tried again later
     │   └── CellBusy                     another run is collecting the same cell
     ├── PartialError
     │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
@@ -111,6 +112,10 @@ class StateLocked(RecoverableError):
 
 class VaultBusy(RecoverableError):
     """Another process kept the vault's lock for longer than we wait."""
+
+
+class NotSent(RecoverableError):
+    """A message did not reach a channel of alerts, as far as can be told."""
 
 
 class CellBusy(RecoverableError):

@@ -7,6 +7,7 @@ which writer takes which asset.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 class StagedCandles:
     """What the asset `candles` hands over: files, not rows; `statuses` as columns of `contract_status`.
 
+    `started` is the reading of the monotonic clock at which the cell's work began.
+
     The cell is this run's alone until `let_go` is called, which whoever takes the files over must do.
     """
 
     batches: list[Batch]
     statuses: pd.DataFrame
     staging: CellStaging
+    started: float
     let_go: Callable[[], None]
 
 
@@ -69,6 +73,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
                 expiry, key = date.fromisoformat(day), obj.staging.key
                 cells.write_candles(warehouse, underlying, expiry, files, obj.statuses, run_id=run_id, key=key)
                 obj.staging.clear()
+                _count_cell(len(obj.statuses), time.monotonic() - obj.started)
             finally:
                 obj.let_go()
             publish_candles(context, warehouse, underlying, date.fromisoformat(day))
@@ -79,6 +84,14 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
         else:
             cells.write_expiries(warehouse, partition, obj)
             publish(warehouse, partition)
+
+
+def _count_cell(contracts: int, seconds: float) -> None:
+    from expirytrack_dagster.observe.metrics import metrics
+
+    metrics().cell_seconds.observe(seconds)
+    if contracts and seconds:
+        metrics().contracts_per_hour.observe(contracts * 3600 / seconds)
 
 
 def publish_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:

@@ -7,22 +7,14 @@ run, and the retry of crashed runs goes on where it stopped. Named in dagster.ya
 
 from __future__ import annotations
 
-import os
-
-import psutil
 from dagster import DagsterRun, deserialize_value
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 
+from expirytrack_dagster.processes import is_alive
+
 PROCESS_TAG = "expirytrack/process"
-_BEAT = 1.0
-"""Seconds by which two readings of the time at which a process began may differ."""
-
-
-def this_process() -> str:
-    """Return what names this process among all that this machine will ever have: its number and when it began."""
-    return f"{os.getpid()} since {psutil.Process().create_time():.0f}"
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
@@ -40,7 +32,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         """
         if PROCESS_TAG in run.tags:
             process = run.tags[PROCESS_TAG]
-            return _running() if _is_alive(process) else _gone(f"Process {process} has ended without a word.")
+            return _running() if is_alive(process) else _gone(f"Process {process} has ended without a word.")
         # Dagster does not annotate this method.
         server = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if server is None:
@@ -60,11 +52,3 @@ def _running() -> CheckRunHealthResult:
 
 def _gone(why: str) -> CheckRunHealthResult:
     return CheckRunHealthResult(WorkerStatus.NOT_FOUND, why)
-
-
-def _is_alive(process: str) -> bool:
-    number, _, began = process.partition(" since ")
-    try:
-        return abs(psutil.Process(int(number)).create_time() - float(began)) <= _BEAT
-    except psutil.NoSuchProcess:
-        return False

@@ -6,8 +6,10 @@ would show it. Only wiring belongs here: what the wired things do is in `upstox/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, cast
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -29,6 +31,27 @@ if TYPE_CHECKING:
 
 class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
     """The API under the account's limits, as the environment configures it."""
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Keep metrics for the length of a run, and let its log lines say whose they are; a sensor's look is no run."""
+        if (run := context.run) is None or context.log is None:
+            yield self
+            return
+        from expirytrack_dagster.observe import logs
+        from expirytrack_dagster.observe.recorder import recording
+
+        # Dagster has no public way to take a run's records, but for a setting that warns of itself at every run.
+        taken = cast("list[logging.Handler]", context.log._dagster_handler._handlers)  # noqa: SLF001
+        records = logs.RunRecords()
+        partition = " ".join(reversed(run.tags.get("dagster/partition", "").split("|")))
+        cell = {"cell": partition} if partition else {}
+        with logs.about(run=run.run_id, **cell), recording(self.settings(), run.run_id):
+            taken.append(records)
+            try:
+                yield self
+            finally:
+                taken.remove(records)
 
     def settings(self) -> Settings:
         """Return the settings of this process."""
@@ -87,16 +110,13 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         """
         from pathlib import Path
 
-        from expirytrack_dagster.warehouse.connection import Warehouse
-        from expirytrack_dagster.warehouse.encryption import archive_key
-        from expirytrack_dagster.warehouse.stores import store_of
+        from expirytrack_dagster.warehouse.connection import open_warehouse
 
-        settings = load_settings()
-        return Warehouse(
-            store_of(Address(self.kind, Path(self.duckdb.database)), archive_key(settings)),
-            lock_timeout=self.lock_timeout if patience is None else patience,
-            settings=self.duckdb.connection_config,
-            published=settings.published,
+        address = Address(self.kind, Path(self.duckdb.database))
+        return open_warehouse(
+            load_settings().model_copy(update={"warehouse": address}),
+            patience=self.lock_timeout if patience is None else patience,
+            engine=self.duckdb.connection_config,
         )
 
 

@@ -19,7 +19,8 @@ from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contr
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
 from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
-from expirytrack_dagster.launcher import PROCESS_TAG, this_process
+from expirytrack_dagster.launcher import PROCESS_TAG
+from expirytrack_dagster.processes import this_process
 
 if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import ProgressSource

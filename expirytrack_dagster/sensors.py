@@ -1,4 +1,4 @@
-"""What is requested without a person as soon as it is due: the collection of cells, and a warning of the token's death.
+"""What is done without a person as soon as it is due: collecting cells, a warning of the token's death, and alerts.
 
 Sensors run in the code server under a time limit: they ask the API nothing and read the archive for a moment only, or
 say that it is busy. What is due, in which order and at what cost is decided in `collect/` and `planning.py`; here are
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from expirytrack_dagster.automation import IN_FLIGHT, REQUESTED_AT, STARTED_BY, obstacle, run_tags
-from expirytrack_dagster.errors import DatabaseLocked, StateLocked
+from expirytrack_dagster.errors import DatabaseLocked, StateLocked, StorageError
 from expirytrack_dagster.jobs import historical_data_fetch
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
@@ -58,6 +58,32 @@ def token_life(context: dg.SensorEvaluationContext, upstox: UpstoxResource) -> d
     return dg.SensorResult(asset_events=[judged.evaluation], cursor=judged.standing)
 
 
+def alerts(context: dg.SensorEvaluationContext, upstox: UpstoxResource) -> dg.SkipReason:
+    """Measure what alerts are judged by, keep what has changed, and tell every channel that has not been told."""
+    from expirytrack_dagster.observe.alerts import record, standing
+    from expirytrack_dagster.observe.deliveries import deliver
+    from expirytrack_dagster.observe.notifiers import channels
+    from expirytrack_dagster.observe.readings import measure
+
+    settings, now, state = upstox.settings(), upstox.now(), upstox.state()
+    told = channels(settings)
+    try:
+        names = [notifier.channel for notifier in told.notifiers]
+        changed = record(state, measure(settings, now, names, told.problem), now)
+        failed = deliver(state, told.notifiers, now)
+        stands = len(standing(state))
+    except (StateLocked, StorageError) as error:
+        return dg.SkipReason(f"Nothing was judged, the next tick looks again: {error}")
+    for alert in changed.raised:
+        context.log.warning("%s %s", alert.sentence, alert.todo)
+    for channel, sentence in failed.items():
+        context.log.warning("Alerts do not get through by %s: %s", channel, sentence)
+    undelivered = f"; not delivered by {', '.join(failed)}" if failed else ""
+    return dg.SkipReason(
+        f"Alerts that stand: {stands}; new: {len(changed.raised)}; over: {len(changed.recovered)}{undelivered}."
+    )
+
+
 def build_sensors(*, automatic: bool) -> list[dg.SensorDefinition]:
     """Return the sensors; they run from the first start if `automatic`, else once they are switched on in the UI."""
     status = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED
@@ -77,6 +103,13 @@ def build_sensors(*, automatic: bool) -> list[dg.SensorDefinition]:
             description="Records as the check access_token of coverage that the token is about to die, has died or is "
             "good again; once for each change.",
         )(token_life),
+        dg.sensor(
+            name="alerts",
+            minimum_interval_seconds=60,
+            default_status=status,
+            description="Tells the log, e-mail, webhook and Telegram, as far as they are set up, what is wrong and "
+            "what is over: each once. Thresholds are settings; `expirytrack alerts` lists what stands.",
+        )(alerts),
         dg.AutomationConditionSensorDefinition(
             "derivations",
             target=dg.AssetSelection.all(),

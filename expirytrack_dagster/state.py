@@ -74,6 +74,10 @@ class StateDatabase:
         """Close every connection of this process."""
         self.close()
 
+    def __del__(self) -> None:
+        """Close what a handle that is dropped has opened; from Python 3.13 on, sqlite3 warns of what is left open."""
+        self.close()
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the write lock for the block: committed at its end, rolled back on any exception.

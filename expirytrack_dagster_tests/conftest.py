@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from expirytrack_dagster import console
+from expirytrack_dagster.observe import logs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -18,17 +21,13 @@ REALDATA = Path(__file__).parents[2] / "shared" / "realdata"
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no setting of the developer reach a test, and no test write into the developer's data or keyring."""
     for name in list(os.environ):
         if name.startswith(("EXPIRYTRACK_", "DAGSTER_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-    usual = os.umask(0o022)
-    os.umask(usual)
-    yield
-    os.umask(usual)  # every command sets its own
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +36,19 @@ def same_umask() -> Iterator[None]:
     os.umask(before := os.umask(0o022))
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Take away the log lines that a command of this process began to write: they belong to its home alone."""
+    yield
+    logs.end()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine put a line about slow work between the lines that a test expects."""
+    monkeypatch.setattr(console, "SLOW", 600.0)
 
 
 @pytest.fixture

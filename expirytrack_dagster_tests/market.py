@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from expirytrack_dagster.warehouse import cells
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import date
     from pathlib import Path
 
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from expirytrack_dagster.warehouse.connection import Warehouse
 
 SYMBOLS = {"NIFTY": "NSE_INDEX|Nifty 50", "BANKNIFTY": "NSE_INDEX|Nifty Bank", "RELIANCE": "NSE_EQ|INE002A01018"}
-_COLUMNS = ["instrument_key", "instrument_type", "strike_price", "trading_symbol", "lot_size", "tick_size", "weekly"]
+_COLUMNS = [
+    "instrument_key",
+    "instrument_type",
+    "strike_price",
+    "trading_symbol",
+    "lot_size",
+    "tick_size",
+    "weekly",
+    "underlying_key",
+]
 
 
 def store_cell(warehouse: Warehouse, market: SyntheticMarket, symbol: str, expiry: date, folder: Path) -> int:
@@ -73,12 +83,19 @@ def store_bars(warehouse: Warehouse, symbol: str, expiry: date, found: dict[str,
             "candles": list(counts.values()),
             "quarantined": 0,
             "duplicates": 0,
+            "first_ts": _instants(bars.time.min() if len(bars) else None for bars in found.values()),
+            "last_ts": _instants(bars.time.max() if len(bars) else None for bars in found.values()),
             "checked_at": pd.Series([checked] * len(counts), dtype="datetime64[us, UTC]"),
         }
     )
     cells.write_candles(warehouse, symbol, expiry, [staged], status, "test")
     staged.unlink()
     return int(table.num_rows)
+
+
+def _instants(seconds: Iterable[int | None]) -> pd.Series:
+    instants = [None if second is None else datetime.fromtimestamp(int(second), UTC) for second in seconds]
+    return pd.Series(instants, dtype="datetime64[us, UTC]")
 
 
 def _table(key: str, bars: Bars) -> pa.Table:

@@ -56,11 +56,14 @@ def candles(
     from expirytrack_dagster.collect.plan import cost
     from expirytrack_dagster.collect.report import CellReport
     from expirytrack_dagster.collect.staging import CellStaging
+    from expirytrack_dagster.collect.underway import recorded
     from expirytrack_dagster.collect.verdict import judge_cell
+    from expirytrack_dagster.observe.metrics import metrics
     from expirytrack_dagster.planning import planned_requests
     from expirytrack_dagster.quality.coverage import spans
     from expirytrack_dagster.quality.pictures import coverage_map
     from expirytrack_dagster.security.parquet import staging_key
+    from expirytrack_dagster.upstox.clock import SystemClock
     from expirytrack_dagster.warehouse import reader
 
     # Arrow's own pool keeps what a batch took: a cell of 4,600,000 candles then needs 690 MB at its height, not 540.
@@ -72,12 +75,14 @@ def candles(
     staging = CellStaging(settings.staging / symbol / day, staging_key(settings))
     with readable_failures(), ExitStack() as cell:
         cell.enter_context(staging.held())
+        clock, shown = upstox.clock() or SystemClock(), progress.following(context.log)
+        follower = cell.enter_context(recorded(upstox.state(), (symbol, expiry), context.run.run_id, shown, clock))
         known = reader.statuses(archive, symbol, expiry)
         if config.refetch:
             staging.clear()
         request = _request(context.partition_key, contracts, known, upstox, config)
         planned = upstox.ledger().spent(context.run.run_id) + planned_requests(request, staging, archive)
-        batches = _collect(context, request, staging, upstox, progress.following(context.log), config)
+        batches = _collect(context, request, staging, upstox, follower, config)
         fresh = {status.instrument_key for batch in batches for status in batch.statuses}
         verdict = judge_cell(
             listed=list(contracts["instrument_key"]),
@@ -89,6 +94,7 @@ def candles(
         )
         report = CellReport(symbol, day, context.run.run_id, datetime.now(tz=UTC), verdict)
         saved = report.save(settings.reports)
+        metrics().cell_completeness_percent.set(verdict.numbers["completeness_percent"])
         for outcome in verdict.outcomes:
             yield check_result(outcome, "candles")
         if verdict.unfit is not None:
@@ -100,7 +106,7 @@ def candles(
         coverage = coverage_of(contracts, batches, archived, verdict.sessions)
         image = coverage_map(coverage, f"{symbol} {day}: {len(contracts):,} contracts")
         yield dg.Output(
-            StagedCandles(batches, verdict.fresh_statuses, staging, let_go=cell.pop_all().close),
+            StagedCandles(batches, verdict.fresh_statuses, staging, started, let_go=cell.pop_all().close),
             metadata={
                 "validation_report": dg.MetadataValue.md(report.as_markdown()),
                 **({"coverage": picture(image, "coverage")} if image else {}),

@@ -37,10 +37,15 @@ SHOWN = 50
 def coverage(upstox: UpstoxResource, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
     """Count the cells."""
     from expirytrack_dagster.collect.overview import overview
+    from expirytrack_dagster.observe.metrics import metrics
     from expirytrack_dagster.planning import outlook
 
     with readable_failures():
         found = overview(outlook(upstox.settings(), warehouse.open(), upstox.ledger(), upstox.now()).cells)
+    for row in found.table.to_dict("records"):
+        if row["contracts"]:
+            percent = 100 * row["final_contracts"] / row["contracts"]
+            metrics().completeness_percent.labels(row["underlying"]).set(round(percent, 2))
     return dg.MaterializeResult(metadata={**found.numbers, "by_underlying": failing_table(found.table)})
 
 

@@ -1,18 +1,14 @@
 """The check `leaving_soon` on `coverage`: no expiry is about to leave Upstox's list with contracts missing.
 
-What is about to leave is `collect/horizon.py`. Who else wants to know is in `NOTIFIERS`; a warning is always logged.
+What is about to leave is `collect/horizon.py`; people are told by the alert `horizon` (`observe/readings.py`).
 """
 
 import dagster as dg
 import pandas as pd
 
 from expirytrack_dagster.checks.results import failing_table
-from expirytrack_dagster.collect.horizon import Notifier
 from expirytrack_dagster.failures import readable_failures
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
-
-NOTIFIERS: list[Notifier] = []
-"""Told of what is about to be lost each time the check finds something."""
 
 
 @dg.asset_check(
@@ -22,13 +18,11 @@ NOTIFIERS: list[Notifier] = []
 def leaving_soon(upstox: UpstoxResource, warehouse: WarehouseResource) -> dg.AssetCheckResult:
     """Look for incomplete cells near the end of the list."""
     from expirytrack_dagster.collect.due import about_to_leave
-    from expirytrack_dagster.collect.horizon import tell
     from expirytrack_dagster.planning import outlook
 
     with readable_failures():
         look = outlook(upstox.settings(), warehouse.open(), upstox.ledger(), upstox.now())
     leaving = about_to_leave(look.cells, look.today, look.warning)
-    tell(leaving, NOTIFIERS)
     metadata: dict[str, dg.MetadataValue | int] = {"cells_leaving_incomplete": len(leaving)}
     if leaving:
         rows = [(cell.underlying, str(cell.expiry), str(cell.on), cell.missing, cell.sentence) for cell in leaving]

@@ -23,6 +23,7 @@ from expirytrack_dagster.collect.questions import UNPROVEN, questions
 from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
 from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
 from expirytrack_dagster.errors import MalformedResponse
+from expirytrack_dagster.observe.logs import about
 from expirytrack_dagster.quality.candles import Split, split_candles
 from expirytrack_dagster.quality.continuity import merge_minutes, minute_counts
 from expirytrack_dagster.quality.rules import IST
@@ -126,11 +127,12 @@ async def collect_cell(
     async def told(key: str, asking: Callable[[Inquiry], Awaitable[Answer]]) -> Answer:
         """Keep in mind which contract was answered in another shape, also when that ends the work."""
         inquired = inquiry(key)
-        try:
-            return await asking(inquired)
-        except MalformedResponse as error:
-            basket.add(Answer.failed(key, error, inquired.requests))
-            raise
+        with about(contract=key):
+            try:
+                return await asking(inquired)
+            except MalformedResponse as error:
+                basket.add(Answer.failed(key, error, inquired.requests))
+                raise
 
     async def ask(key: str) -> None:
         answer = await told(key, Inquiry.ask)

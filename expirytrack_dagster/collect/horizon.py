@@ -7,10 +7,9 @@ and nothing is about to leave. What becomes of that is decided elsewhere: the or
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from expirytrack_dagster.state import StateDatabase
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +51,6 @@ class Leaving:
             f"{self.underlying} {self.expiry} may leave Upstox's list on {self.on} with {lost} missing. "
             f"Run: expirytrack collect {self.underlying} --expiry {self.expiry}"
         )
-
-
-class Notifier(Protocol):
-    """Whoever wants to know that something is about to be lost."""
-
-    def leaving(self, cells: Sequence[Leaving]) -> None:
-        """Tell of cells that are about to leave the list incomplete, the most urgent first."""
-        ...
 
 
 def record_list(state: StateDatabase, underlying: str, dates: Iterable[date], now: datetime) -> list[date]:
@@ -136,15 +125,6 @@ def reach(known: Sequence[Listing]) -> timedelta | None:
 def leaves_on(expiry: date, window: timedelta | None) -> date | None:
     """Return the first day on which the date may no longer be listed; None where nothing leaves."""
     return None if window is None else expiry + window + timedelta(days=1)
-
-
-def tell(cells: Sequence[Leaving], notifiers: Iterable[Notifier] = ()) -> None:
-    """Write a warning for each cell that is about to be lost, and tell whoever else wants to know."""
-    for cell in cells:
-        _LOG.warning("%s", cell.sentence)
-    if cells:
-        for notifier in notifiers:
-            notifier.leaving(cells)
 
 
 def _day(seconds: float) -> date:

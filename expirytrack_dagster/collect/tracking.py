@@ -72,9 +72,7 @@ def untrack(state: StateDatabase, symbol: str) -> bool:
 
 def tracked(state: StateDatabase) -> list[Underlying]:
     """Return all tracked underlyings, by symbol."""
-    with state.transaction() as connection:
-        rows = connection.execute("SELECT symbol, instrument_key FROM underlyings ORDER BY symbol").fetchall()
-    return [Underlying(*row) for row in rows]
+    return [Underlying(*row) for row in state.query("SELECT symbol, instrument_key FROM underlyings ORDER BY symbol")]
 
 
 def find(state: StateDatabase, symbol: str) -> Underlying:

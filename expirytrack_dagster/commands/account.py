@@ -93,40 +93,10 @@ def token(account: AccountOption = None, *, as_json: JsonOption = False) -> None
     settings = _settings(account)
     state = token_state(settings)
     if as_json:
-        console.out.print_json(json.dumps(token_report(state)))
+        console.out.print_json(json.dumps(state.as_json()))
     else:
         console.say(state.sentence, style=_style(settings, state))
     raise typer.Exit(0 if state.usable else 4)
-
-
-def token_report(state: TokenState) -> dict[str, object]:
-    """Return a token's state for JSON; times as ISO 8601, in UTC and in Indian time."""
-    from expirytrack_dagster.upstox.tokens import IST
-
-    expires = state.expires_at
-    return {
-        "account": state.account,
-        "usable": state.usable,
-        "source": state.source,
-        "expires_at": expires.isoformat() if expires else None,
-        "expires_at_ist": expires.astimezone(IST).isoformat() if expires else None,
-        "minutes_left": None if state.seconds_left is None else round(state.seconds_left / MINUTE, 1),
-        "sentence": state.sentence,
-    }
-
-
-def say_token(settings: Settings) -> None:
-    """Print the lines of `status` about the token, and about the vault's keys where they are too old."""
-    from expirytrack_dagster import console
-    from expirytrack_dagster.errors import ExpiryTrackError
-    from expirytrack_dagster.security.vault import rotation_finding
-    from expirytrack_dagster.upstox.tokens import token_state
-
-    state = token_state(settings)
-    console.say(f"Token:   {state.sentence}", style=_style(settings, state))
-    with suppress(ExpiryTrackError):  # a vault that does not open keeps nobody from working with another token
-        if (finding := rotation_finding(settings)) is not None:
-            console.say(f"Keys:    {finding}", style="yellow")
 
 
 def warn_of_token(settings: Settings, seconds_needed: float | None = None) -> None:

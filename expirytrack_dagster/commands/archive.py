@@ -63,7 +63,8 @@ def list_rows(
     from expirytrack_dagster import console
     from expirytrack_dagster.warehouse.review import Selection, chosen
 
-    rows = chosen(_archive(), Selection(checked_symbol(symbol), expiry, rule, key))
+    with console.slow("Reading the quarantine"):
+        rows = chosen(_archive(), Selection(checked_symbol(symbol), expiry, rule, key))
     if as_json:
         console.out.print_json(json.dumps({"rows": _records(rows)}))
     elif rows.empty:
@@ -114,16 +115,19 @@ def _review(action: Action, selection: Selection, *, yes: bool, as_json: bool) -
     from expirytrack_dagster.warehouse.published import publish
 
     archive = _archive()
-    rows = review.chosen(archive, selection)
+    with console.slow("Reading the quarantine"):
+        rows = review.chosen(archive, selection)
     able = rows[rows["obstacle"].isna()] if action == "release" else rows
     stay = rows.drop(able.index)
     if not as_json:
         _show_plan(action, able, stay)
     agreed = len(able) > 0 and (yes or (not as_json and _asked(f"{action.capitalize()} {_rows(len(able))}?")))
-    done = review.review(archive, selection, action, audit.current_user()) if agreed else able.iloc[:0]
+    done = able.iloc[:0]
     if agreed:
-        audit.record(load_settings(), action, rows=len(done), **_named(selection))
-        publish(archive, selection.underlying, selection.expiry)
+        with console.slow("Writing"):
+            done = review.review(archive, selection, action, audit.current_user())
+            audit.record(load_settings(), action, rows=len(done), **_named(selection))
+            publish(archive, selection.underlying, selection.expiry)
     if as_json:
         report = {"action": action, "changed": agreed, "rows": _records(done if agreed else able)}
         console.out.print_json(json.dumps(report | {"stay": _records(stay)}))

@@ -40,11 +40,12 @@ LastOption = Annotated[int, typer.Option(min=1, help="How many lines, the latest
 @audit.command()
 def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
     """Find altered, removed, added and moved lines and a cut end: exit code 0 when there are none, else 3."""
-    from expirytrack_dagster.console import say
+    from expirytrack_dagster.console import say, slow
     from expirytrack_dagster.quality.outcome import plural
 
     log = _log()
-    result = log.verify(_head(head) if head else None)
+    with slow("Reading the audit log"):
+        result = log.verify(_head(head) if head else None)
     if as_json:
         typer.echo(json.dumps({"intact": not result.damage} | asdict(result), indent=2))
     else:
@@ -65,9 +66,10 @@ def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
 @audit.command("list")
 def list_events(event: EventOption = None, last: LastOption = 50, *, as_json: JsonOption = False) -> None:
     """Show what was noted, the latest at the end; a line that was altered is shown as such."""
-    from expirytrack_dagster.console import say
+    from expirytrack_dagster.console import say, slow
 
-    shown = deque((entry for entry in _log().entries() if entry is None or event in {None, entry.event}), last)
+    with slow("Reading the audit log"):
+        shown = deque((entry for entry in _log().entries() if entry is None or event in {None, entry.event}), last)
     if as_json:
         typer.echo(json.dumps([entry and entry._asdict() for entry in shown], indent=2))
         return

@@ -17,6 +17,8 @@ from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from expirytrack_dagster.warehouse.connection import Warehouse
 
 chart = typer.Typer(no_args_is_help=True, help="Draw a contract, the smile of a chain, the coverage of a cell.")
@@ -58,12 +60,14 @@ def bars(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Draw a contract: candles, volume and open interest."""
-    from expirytrack_dagster.charts.drawing import bars_chart
-    from expirytrack_dagster.charts.paper import check_file
+    with _drawing():
+        from expirytrack_dagster.charts.drawing import bars_chart
+        from expirytrack_dagster.charts.paper import check_file
 
-    target = check_file(to.expanduser(), overwrite=overwrite)
-    selection = Selection(first_day=first, last_day=last)
-    _told(bars_chart(_archive(), contract, target, selection, interval), target)
+        target = check_file(to.expanduser(), overwrite=overwrite)
+        selection = Selection(first_day=first, last_day=last)
+        title = bars_chart(_archive(), contract, target, selection, interval)
+    _told(title, target)
 
 
 @chart.command()
@@ -83,21 +87,31 @@ def smile(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Draw the volatilities of a chain in a minute, and how far its calls and puts stray from parity on that day."""
-    from expirytrack_dagster.charts.drawing import smile_chart
-    from expirytrack_dagster.charts.paper import check_file
+    with _drawing():
+        from expirytrack_dagster.charts.drawing import smile_chart
+        from expirytrack_dagster.charts.paper import check_file
 
-    target = check_file(to.expanduser(), overwrite=overwrite)
-    _told(smile_chart(_archive(), checked_symbol(symbol) or "", expiry, at, target), target)
+        target = check_file(to.expanduser(), overwrite=overwrite)
+        title = smile_chart(_archive(), checked_symbol(symbol) or "", expiry, at, target)
+    _told(title, target)
 
 
 @chart.command()
 def coverage(symbol: Symbol, expiry: ExpiryArgument, to: ToOption, *, overwrite: OverwriteOption = False) -> None:
     """Draw in which share of each day's minutes each contract of a cell traded (a .png file)."""
-    from expirytrack_dagster.charts.drawing import coverage_chart
-    from expirytrack_dagster.charts.paper import check_file
+    with _drawing():
+        from expirytrack_dagster.charts.drawing import coverage_chart
+        from expirytrack_dagster.charts.paper import check_file
 
-    target = check_file(to.expanduser(), overwrite=overwrite)
-    _told(coverage_chart(_archive(), checked_symbol(symbol) or "", expiry, target), target)
+        target = check_file(to.expanduser(), overwrite=overwrite)
+        title = coverage_chart(_archive(), checked_symbol(symbol) or "", expiry, target)
+    _told(title, target)
+
+
+def _drawing() -> AbstractContextManager[None]:
+    from expirytrack_dagster.console import slow
+
+    return slow("Drawing")
 
 
 def _told(title: str, target: Path) -> None:

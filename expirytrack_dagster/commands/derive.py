@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from expirytrack_dagster.commands.archive import checked_symbol
 from expirytrack_dagster.commands.options import AnySymbol, JsonOption, parse_day
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def derive(
@@ -28,6 +31,29 @@ def derive(
 ) -> None:
     """Make daily bars, chains, volatilities, metrics and continuous futures of candles that are new; no request."""
     from expirytrack_dagster import console
+
+    settings = load_settings()
+    symbol = checked_symbol(symbol)
+    if expiry is not None and symbol is None:
+        raise typer.BadParameter("An expiry needs its symbol: expirytrack derive NIFTY --expiry 2025-08-28.")
+    with console.slow_bar("Deriving", "cells") as progress:
+        made, errors = _derive(settings, symbol, expiry, progress)
+    if as_json:
+        cells = [{"underlying": name, "expiry": day.isoformat()} for name, day in made]
+        console.out.print_json(json.dumps({"cells": cells, "errors": errors}))
+    else:
+        for sentence in errors:
+            console.say(sentence, to=console.err, style="red")
+        done = f"{len(made):,} cell{'' if len(made) == 1 else 's'} derived."
+        console.say(done if made else "Everything is derived from the newest candles.")
+    raise typer.Exit(1 if errors else 0)
+
+
+def _derive(
+    settings: Settings, symbol: str | None, expiry: date | None, progress: Callable[[int, int], None]
+) -> tuple[list[tuple[str, date]], list[str]]:
+    """Derive what is wanted; return its cells, and a sentence for each that failed."""
+    from expirytrack_dagster.console import ProgressBars
     from expirytrack_dagster.instance import open_instance
     from expirytrack_dagster.jobs import derivation, futures_rolling
     from expirytrack_dagster.partitions import add_expiries, add_underlying, cell_key
@@ -35,10 +61,6 @@ def derive(
     from expirytrack_dagster.warehouse.connection import open_warehouse
     from expirytrack_dagster.warehouse.derived import derivable, outdated
 
-    settings = load_settings()
-    symbol = checked_symbol(symbol)
-    if expiry is not None and symbol is None:
-        raise typer.BadParameter("An expiry needs its symbol: expirytrack derive NIFTY --expiry 2025-08-28.")
     archive = open_warehouse(settings)
     there = derivable(archive, symbol)  # what is not must not become a partition either
     if symbol and (not there or (expiry and (symbol, expiry) not in there)):
@@ -47,8 +69,8 @@ def derive(
         )
     wanted = [(symbol, expiry)] if symbol and expiry else outdated(archive, settings.interest_rate, symbol)
     errors: list[str] = []
-    with open_instance(settings) as instance, console.slow_bar("Deriving", "cells") as progress:
-        runner = Runner(instance, console.ProgressBars())
+    with open_instance(settings) as instance:
+        runner = Runner(instance, ProgressBars())
         add_expiries(instance, [day.isoformat() for _, day in wanted])
         for name in sorted({name for name, _ in wanted}):
             add_underlying(instance, name)
@@ -59,12 +81,4 @@ def derive(
         for name in sorted({name for name, _ in wanted}):
             report = runner.launch(futures_rolling.name, name)
             errors += [f"{name}: {report.error}"] if report.error else []
-    if as_json:
-        made = [{"underlying": name, "expiry": day.isoformat()} for name, day in wanted]
-        console.out.print_json(json.dumps({"cells": made, "errors": errors}))
-    else:
-        for sentence in errors:
-            console.say(sentence, to=console.err, style="red")
-        cells = f"{len(wanted):,} cell{'' if len(wanted) == 1 else 's'} derived."
-        console.say(cells if wanted else "Everything is derived from the newest candles.")
-    raise typer.Exit(1 if errors else 0)
+    return wanted, errors

@@ -147,7 +147,8 @@ def _check(target: Path, *, as_json: bool) -> None:
     from expirytrack_dagster import console
     from expirytrack_dagster.export import manifest
 
-    found = manifest.check(target.expanduser())
+    with console.slow_bar("Comparing", "files") as progress:
+        found = manifest.check(target.expanduser(), progress)
     if as_json:
         console.out.print_json(json.dumps({"whole": not found.problems} | asdict(found)))
     else:

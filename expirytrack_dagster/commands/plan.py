@@ -42,8 +42,9 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     symbols = [tracking.find(state, symbol).symbol] if symbol else [known.symbol for known in tracking.tracked(state)]
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")
-    look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
-    made = look.plan(look.missing(symbols))
+    with console.slow("Counting what is missing"):
+        look = outlook(settings, open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC))
+        made = look.plan(look.missing(symbols))
     unlisted = sorted(set(symbols) - {cell.underlying for cell in look.cells})
     if as_json:
         report = {
@@ -58,9 +59,13 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
         return
     if made.cells:
         console.out.print(_table(made))
-    console.say(_sentence(made))
+    if made.cells or len(unlisted) < len(symbols):
+        console.say(_sentence(made))
     for name in unlisted:
-        console.say(f"{name} is not planned: its expiries were never asked for. Run: expirytrack collect {name}")
+        console.say(
+            f"{name} is not planned, its expiries were never asked for: run `expirytrack job expiry_fetch {name}`, "
+            "which costs one request."
+        )
     for cell in made.late[:3]:
         console.say(f"{cell.underlying} {cell.expiry} may leave Upstox's list on {cell.leaves}, before it is complete.")
 
@@ -99,7 +104,7 @@ def _sentence(made: Plan) -> str:
     from expirytrack_dagster.quality.rules import IST
 
     if not made.cells:
-        return "Nothing is missing: every cell that Upstox lists is complete."
+        return "Nothing is missing: every cell that Upstox is known to list is complete."
     dies, finish = made.token_dies.astimezone(IST), made.finish.astimezone(IST)
     return (
         f"{len(made.cells):,} cells need about {made.requests:,} requests, complete by {finish:%d %b %Y %H:%M} IST at "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,42 +41,42 @@ def query(
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both.")
     with answered(open_warehouse(load_settings()), sql) as answer:
+        rows = _begun(answer)
         if as_csv:
-            _print_csv(answer, limit)
+            _print_csv(answer.schema.names, islice(rows, limit))
         elif as_json:
-            _print_json(answer, limit)
+            _print_json(answer.schema.names, islice(rows, limit))
         else:
-            _print_table(answer, limit or SHOWN)
+            _print_table(answer.schema.names, rows, limit or SHOWN)
 
 
-def _print_csv(answer: pa.RecordBatchReader, limit: int | None) -> None:
+def _print_csv(names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(answer.schema.names)
-    writer.writerows(_rows(answer, limit))
+    writer.writerow(names)
+    writer.writerows(rows)
 
 
-def _print_json(answer: pa.RecordBatchReader, limit: int | None) -> None:
+def _print_json(names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     """Print an array, a row a line, without ever holding all of it."""
-    names = answer.schema.names
     before = "[\n"
-    for row in _rows(answer, limit):
+    for row in rows:
         typer.echo(before + json.dumps(dict(zip(names, row, strict=True)), default=str), nl=False)
         before = ",\n"
     typer.echo("\n]" if before == ",\n" else "[]")
 
 
-def _print_table(answer: pa.RecordBatchReader, limit: int) -> None:
+def _print_table(names: list[str], answer: Iterator[tuple[Any, ...]], limit: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from expirytrack_dagster import console
 
-    rows = list(islice(_rows(answer, None), limit + 1))
+    rows = list(islice(answer, limit + 1))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in answer.schema.names:
+    for name in names:
         table.add_column(Text(name), no_wrap=True)
     for row in rows[:limit]:
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
@@ -85,9 +85,11 @@ def _print_table(answer: pa.RecordBatchReader, limit: int) -> None:
         console.say("There are more rows: --limit shows some, --csv and --json all.", to=console.err)
 
 
-def _rows(answer: pa.RecordBatchReader, limit: int | None) -> Iterator[tuple[Any, ...]]:
-    def each() -> Iterator[tuple[Any, ...]]:
-        for batch in answer:
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+def _begun(answer: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
+    """Wait for the first rows, where the work is done as a rule, and return all."""
+    from expirytrack_dagster.console import slow
 
-    return islice(each(), limit)
+    batches = iter(answer)
+    with slow("Asking the archive"):
+        first = list(islice(batches, 1))
+    return (row for batch in chain(first, batches) for row in zip(*(c.to_pylist() for c in batch.columns), strict=True))

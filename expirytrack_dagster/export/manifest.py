@@ -70,8 +70,12 @@ def seal(folder: Path, rows: Mapping[str, int], about: dict[str, Any], cells: li
     return manifest
 
 
-def check(target: Path) -> Checked:
+def check(target: Path, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Checked:
     """Prove an export, a folder of exports or a zip file from its manifests.
+
+    Args:
+        target: where it lies.
+        progress: told how many files are read, and how many there are, of each manifest.
 
     Raises:
         ConfigurationError: there is no manifest.
@@ -86,7 +90,7 @@ def check(target: Path) -> Checked:
             checks.append((".", _Zip(stack.enter_context(zipfile.ZipFile(target)))))
         if not checks or not all(MANIFEST in source.names() for _, source in checks):
             raise ConfigurationError(f"{target} has no {MANIFEST}: it is no export of ExpiryTrack.")
-        results = [_check(source, "" if where == "." else f"{where}/") for where, source in checks]
+        results = [_check(source, "" if where == "." else f"{where}/", progress) for where, source in checks]
     return Checked(
         sum(result.files for result in results),
         sum(result.rows for result in results),
@@ -111,7 +115,7 @@ def is_export(target: Path) -> bool:
     return present <= {MANIFEST, *(file.path for file in manifest.files)}
 
 
-def _check(source: _Folder | _Zip, where: str) -> Checked:
+def _check(source: _Folder | _Zip, where: str, progress: Callable[[int, int], None]) -> Checked:
     try:
         with source.open(MANIFEST) as opened:
             manifest = msgspec.json.decode(opened.read(), type=Manifest)
@@ -123,7 +127,8 @@ def _check(source: _Folder | _Zip, where: str) -> Checked:
         return Checked(0, 0, [f"{where}{MANIFEST} is of a newer version of ExpiryTrack"])
     present = source.names()
     problems = []
-    for file in manifest.files:
+    for done, file in enumerate(manifest.files):
+        progress(done, len(manifest.files))
         if not _is_inside(file.path):
             problems.append(f"{where}{MANIFEST} names {file.path!r}, which lies outside")
         elif file.path not in present:

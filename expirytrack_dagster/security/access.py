@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OURS = (
     *("expirytrack.duckdb*", "state.sqlite*", "audit.*", "vault.*", "keys", "backup.lock", "backups", "snapshot"),
     *("cache", "staging", "reports", "dagster", "logs", "published", "parquet_archive"),
+    *("expirytrack.toml", "workspace.yaml"),
 )
 """What this program makes in a home."""
 

@@ -87,12 +87,11 @@ class Keyring:
 
     def make(self, secret_id: str) -> bytes:
         """Keep a random secret in the keyring; raises VaultLocked where there is none, or it stays locked."""
-        backend = keyring.get_keyring()
-        if isinstance(backend, (fail.Keyring, null.Keyring)):
+        if not has_keyring():
             raise VaultLocked("This machine has no keyring: set EXPIRYTRACK_PASSPHRASE.")
         secret = secrets.token_bytes(SECRET_BYTES)
         try:
-            backend.set_password(_SERVICE, secret_id, f"{base64.b64encode(secret).decode()} {self.home}")
+            keyring.set_password(_SERVICE, secret_id, f"{base64.b64encode(secret).decode()} {self.home}")
             kept = self._entry(secret_id)
         except KeyringError as error:
             raise _unusable(error) from error
@@ -167,6 +166,11 @@ class KeyFile:
 def source(code_or_name: int | str, settings: Settings) -> KeySource | None:
     """Return the source that a vault or a command line names; None for a name that this program does not know."""
     return next((one for one in _all(settings) if code_or_name in {one.code, one.name}), None)
+
+
+def has_keyring() -> bool:
+    """Say whether this machine has a keyring; whether it opens shows when it is used."""
+    return not isinstance(keyring.get_keyring(), (fail.Keyring, null.Keyring))
 
 
 def for_new_vault(settings: Settings) -> list[KeySource]:

@@ -219,7 +219,7 @@ class UpstoxClient:
         async for attempt in AsyncRetrying(
             sleep=self._clock.sleep,
             stop=stop_after_attempt(self._settings.max_retries + 1),
-            wait=wait_exponential_jitter(initial=1, max=60, exp_base=2, jitter=1),
+            wait=wait_exponential_jitter(initial=1, max=60, exp_base=self._settings.backoff_factor, jitter=1),
             retry=retry_if_exception(_is_worth_a_retry),
             reraise=True,
         ):

@@ -21,6 +21,7 @@ from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from expirytrack_dagster.observe.metrics import metrics
 from expirytrack_dagster.upstox.ledger import Wait
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class Coordinator:
         waiter = _Waiter(call, attempt, asyncio.get_running_loop().create_future())
         line.join(stage, waiter)
         self._serve(scope)
+        waiting = metrics().queue_length.labels(stage.name.lower())
+        waiting.inc()
         try:
             request_id = await waiter.slot
         except asyncio.CancelledError:
@@ -161,8 +164,11 @@ class Coordinator:
                 await self._in_thread(partial(self._ledger.give_back, waiter.slot.result()))
                 self._end(stage)
             raise
+        finally:
+            waiting.dec()
         try:
-            yield request_id
+            with metrics().active_workers.labels(stage.name.lower()).track_inprogress():
+                yield request_id
         finally:
             self._end(stage)
 

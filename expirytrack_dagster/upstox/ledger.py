@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.settings import RateLimit, Settings
 
+LOOKED_AT = 50_000
+"""Requests that one look for the metrics reads at most; the others are for the next one."""
+
 TRAVEL_SECONDS = 2.0
 """How long a request whose connection broke may still be on its way to the API's counter."""
 
@@ -72,6 +75,18 @@ class Budget:
     circuit: Circuit
     circuit_state: Literal["closed", "open", "half-open"]
     circuit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """A request that has ended, as the ledger has booked it; `status` and `latency` are None without an answer."""
+
+    run_id: str | None
+    endpoint: str
+    attempt: int
+    status: int | None
+    latency: float | None
+    bytes: int
 
 
 class Ledger(Protocol):
@@ -158,6 +173,11 @@ class RequestLedger:
         if self._limits and burst is not None:
             shortest = self._limits[0]
             self._bucket = Bucket(shortest.seconds / shortest.requests, min(burst, shortest.requests))
+
+    @property
+    def state(self) -> StateDatabase:
+        """The state database in which the ledger is kept."""
+        return self._state
 
     def scope_of(self, endpoint: Endpoint) -> str:
         """Return what the limits of an endpoint apply to."""
@@ -390,6 +410,32 @@ def open_ledger(settings: Settings, clock: Clock | None = None) -> RequestLedger
     )
 
 
+def ended_since(
+    connection: sqlite3.Connection, upto: int, under_way: list[int], now: float
+) -> tuple[list[Booked], int, list[int]]:
+    """Return the requests that have ended since a look at the ledger, for the metrics, and where the next look begins.
+
+    A request has ended when it is settled, or when it cannot be under way any more because its process was killed.
+
+    Args:
+        connection: inside a transaction of the state database.
+        upto: the highest id of the last look.
+        under_way: the ids up to it that had not ended then.
+        now: seconds since the epoch.
+
+    Returns:
+        At most `LOOKED_AT` requests, the highest id looked at, and the ids up to it that have not ended.
+    """
+    rows = connection.execute(_SINCE, {"upto": upto, "under_way": json.dumps(under_way), "limit": LOOKED_AT}).fetchall()
+    ended = [row for row in rows if row[1] is not None or row[2] <= now]
+    booked = [Booked(*row[3:]) for row in ended]
+    return booked, max([upto, *(row[0] for row in rows)]), [row[0] for row in rows if row[1] is None and row[2] > now]
+
+
+_SINCE = (
+    "SELECT id, outcome, lease_until, run_id, endpoint, attempt, status, latency, coalesce(bytes, 0) FROM requests"
+    " WHERE id > :upto OR id IN (SELECT value FROM json_each(:under_way)) ORDER BY id LIMIT :limit"
+)
 _NTH_NEWEST = (
     "SELECT coalesce(counted_at, lease_until) FROM requests WHERE scope = ?"
     " ORDER BY coalesce(counted_at, lease_until) DESC LIMIT 1 OFFSET ?"

@@ -120,6 +120,19 @@ class TokenState:
         """Say whether work of so many seconds, begun now, ends before the token dies; unknown counts as yes."""
         return self.usable and (self.seconds_left is None or self.seconds_left >= seconds)
 
+    def as_json(self) -> dict[str, object]:
+        """Return what `token --json` prints; times are ISO 8601, in UTC and in Indian time."""
+        expires = self.expires_at
+        return {
+            "account": self.account,
+            "usable": self.usable,
+            "source": self.source,
+            "expires_at": expires.isoformat() if expires else None,
+            "expires_at_ist": expires.astimezone(IST).isoformat() if expires else None,
+            "minutes_left": None if self.seconds_left is None else round(self.seconds_left / 60, 1),
+            "sentence": self.sentence,
+        }
+
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     """A token as the vault keeps it."""

@@ -7,6 +7,7 @@ own `underlying` and `expiry` columns say. Judging rows belongs to `quality/`, o
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.observe.metrics import metrics
 from expirytrack_dagster.security.parquet import decrypting
 from expirytrack_dagster.warehouse.seals import keep_seal, reseal, seal_if_finished
 
@@ -115,7 +117,7 @@ def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -
     Raises:
         StorageError: nothing was changed.
     """
-    with warehouse.writing() as connection:
+    with metrics().insert_seconds.labels("expiries").time(), warehouse.writing() as connection:
         first = {} if "discovered_at" in frame else {"discovered_at": pd.Timestamp.now(tz="UTC").as_unit("us")}
         connection.register("listed", _arrow(frame, {"underlying": underlying, **first}))
         count, bound = "SELECT count(*) FROM expiries WHERE underlying = $underlying", {"underlying": underlying}
@@ -140,7 +142,7 @@ def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: 
         StorageError: a key twice, a column that the table lacks, a value of the wrong type; nothing was changed.
     """
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
-    with warehouse.writing() as connection:
+    with metrics().insert_seconds.labels("contracts").time(), warehouse.writing() as connection:
         connection.register("listed", _arrow(frame, cell))
         connection.execute(f"DELETE FROM main.contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
         connection.execute("INSERT INTO main.contracts BY NAME SELECT * FROM listed")
@@ -177,7 +179,8 @@ def write_candles(
         StorageError: rows and counts disagree, or a row cannot be stored; nothing was changed.
     """
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
-    with warehouse.writing() as connection:
+    began = time.monotonic()
+    with metrics().insert_seconds.labels("candles").time(), warehouse.writing() as connection:
         connection.execute(_IN_ONE_THREAD)
         connection.register("books", _arrow(status, cell))
         forgotten = sum(_number(connection, statement, cell) for statement in _FORGET)
@@ -193,7 +196,22 @@ def write_candles(
             reseal(connection, cell)
         else:
             seal_if_finished(connection, cell)
-    return CellWrite(candles, quarantined)
+    written = CellWrite(candles, quarantined)
+    _count(written, status, time.monotonic() - began)
+    return written
+
+
+def _count(written: CellWrite, status: pd.DataFrame, seconds: float) -> None:
+    """Count what is stored, after its transaction."""
+    counted = metrics()
+    counted.candles_received.inc(int(status["received"].sum()))
+    counted.candles_stored.inc(written.candles)
+    counted.candles_quarantined.inc(written.quarantined)
+    counted.candles_duplicate.inc(int(status["duplicates"].sum()))
+    for state, contracts in status["status"].value_counts().items():
+        counted.contracts_processed.labels(str(state)).inc(int(contracts))
+    if written.candles and seconds:
+        counted.rows_per_second.observe(written.candles / seconds)
 
 
 def _each_staged(connection: duckdb.DuckDBPyConnection, staged: Sequence[Path], key: bytes | None) -> Iterator[None]:

@@ -21,7 +21,8 @@ import psutil
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
-from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.address import KINDS, standard
+from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
 from expirytrack_dagster.warehouse.stores import DuckDBFile, Store, store_of
@@ -204,14 +205,29 @@ class Warehouse:
         return retrying(self.store.connect, read_only=read_only, config=config)
 
 
-def open_warehouse(settings: Settings) -> Warehouse:
+def open_warehouse(
+    settings: Settings, *, patience: float | None = None, engine: Mapping[str, str | int] = MappingProxyType({})
+) -> Warehouse:
     """Return the archive of this home as its settings describe it; raises like the vault when it is encrypted.
 
+    Args:
+        settings: whose.
+        patience: seconds to wait for others who have it open; the settings' if None.
+        engine: DuckDB's own settings, such as `memory_limit`.
+
     Raises:
-        ConfigurationError: the address cannot be encrypted, or its folder is not there.
+        ConfigurationError: the address cannot be encrypted, or the home holds an archive of another kind.
     """
+    for kind in KINDS:
+        other = standard(kind, settings.home)
+        if kind != settings.address.kind and other.path.exists():
+            raise ConfigurationError(
+                f"The home {settings.home} has the archive {other}, and all that is in it belongs to that one: set "
+                f"EXPIRYTRACK_WAREHOUSE to {other}, or EXPIRYTRACK_HOME to another folder."
+            )
     return Warehouse(
         store_of(settings.address, archive_key(settings)),
-        lock_timeout=settings.lock_timeout,
+        lock_timeout=settings.lock_timeout if patience is None else patience,
+        settings=engine,
         published=settings.published,
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 from duckdb.sqltypes import BOOLEAN, DOUBLE, VARCHAR
 
+from expirytrack_dagster.observe.metrics import metrics
 from expirytrack_dagster.warehouse.versions import candles_version
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def derive(warehouse: Warehouse, table: CellTable, underlying: str, expiry: date
         StorageError: the old rows stay.
     """
     cell: dict[str, Any] = {"underlying": underlying, "expiry": expiry}
-    with warehouse.writing() as connection:
+    with metrics().insert_seconds.labels(table).time(), warehouse.writing() as connection:
         connection.execute(_MODEST)
         if table == "implied_volatility":
             _register(connection)
@@ -110,7 +111,7 @@ def derive_continuous(warehouse: Warehouse, underlying: str) -> Derived:
         StorageError: the old rows stay.
     """
     bound: dict[str, Any] = {"underlying": underlying}
-    with warehouse.writing() as connection:
+    with metrics().insert_seconds.labels(CONTINUOUS).time(), warehouse.writing() as connection:
         (version,) = connection.execute(_BARS_VERSION, bound).fetchone() or ("",)
         rows = _run(connection, _script(CONTINUOUS), bound)
         note = {**bound, "asset": CONTINUOUS, "expiry": None, "source_version": version, "rate": None, "rows": rows}

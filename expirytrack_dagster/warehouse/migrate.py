@@ -73,19 +73,18 @@ def migrate(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
             raise
 
 
-def version_of(connection: duckdb.DuckDBPyConnection, database: Path, place: str = "") -> int:
+def version_of(connection: duckdb.DuckDBPyConnection, database: Path) -> int:
     """Return the number of the last step that was applied, 0 for a new store.
 
     Args:
         connection: an open one.
         database: what is named in the sentence.
-        place: what stands before `schema_version`, if it is not to be found by its name alone.
 
     Raises:
         SchemaTooNew: steps have been applied that this program does not know.
     """
     try:
-        asked = connection.execute(f"SELECT coalesce(max(version), 0) FROM {place}schema_version")  # noqa: S608 -- our own name
+        asked = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version")
         (version,) = asked.fetchone() or (0,)
     except duckdb.CatalogException:
         return 0  # a new file has no such table yet

@@ -85,7 +85,7 @@ GROUP BY ALL
 ORDER BY ALL
 """
 
-_CELLS = """
+CELLS = """
 SELECT
     underlying,
     expiry,
@@ -108,6 +108,7 @@ LEFT JOIN cell_seals USING (underlying, expiry)
 GROUP BY underlying, expiry
 ORDER BY underlying, expiry
 """
+"""Answers `cells`, over tables or whatever has their names and columns."""
 
 # Sorting the day of a wide chain takes 140 MB if it may, and no longer with this.
 _FOR_A_DAY = "64MB"
@@ -282,7 +283,7 @@ def cells(warehouse: Warehouse) -> pd.DataFrame:
     contract that the API has withdrawn from its list is not counted. `sealed` cells are never asked again: the API was
     asked what they hold, and every contract of the answer, if any, is complete or proven empty.
     """
-    return _frame(warehouse, _CELLS, {})
+    return _frame(warehouse, CELLS, {})
 
 
 def unsealed(warehouse: Warehouse) -> pd.DataFrame:

@@ -108,7 +108,7 @@ class SQLiteFile:
 
     def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Ask the table `schema_version`, and present the rest."""
-        if migrate.version_of(connection, self.database, f"{STORE}.main.") != _newest():
+        if not migrate.is_current(connection, self.database):
             return False
         connection.execute(presenting(_newest()))
         return True
@@ -117,7 +117,9 @@ class SQLiteFile:
         """Write a new file with the newest schema and the old one's rows, and put it in its place."""
         if self.is_current(connection):
             return
-        version = migrate.version_of(connection, self.database, f"{STORE}.main.")
+        version = migrate.version_of(connection, self.database)
+        if version == 0:
+            _require_empty(connection, self.database)
         new = self.database.with_name(f"{self.database.name}.migrating")
         new.unlink(missing_ok=True)
         try:
@@ -132,6 +134,7 @@ class SQLiteFile:
     def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
         path = str(self.database).replace("'", "''")
         connection.execute(f"ATTACH '{path}' AS {STORE} (TYPE sqlite, {'READ_ONLY' if read_only else 'READ_WRITE'})")
+        connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
 
     def _write_anew(self, old: duckdb.DuckDBPyConnection, version: int, new: Path) -> None:
         with closing(sqlite3.connect(new)) as file, file:
@@ -166,8 +169,8 @@ def store_of(address: Address, key: bytes | None) -> Store:
         return DuckDBFile(address.path, key)
     if key is not None:
         raise ConfigurationError(
-            f"The archive {address} cannot be encrypted: set EXPIRYTRACK_ENCRYPTION to off, or "
-            "EXPIRYTRACK_WAREHOUSE to a duckdb: address."
+            f"The archive {address} cannot be encrypted: leave it plain, or set EXPIRYTRACK_WAREHOUSE to a duckdb: "
+            "address."
         )
     return SQLiteFile(address.path)
 
@@ -187,6 +190,18 @@ def _pour(old: duckdb.DuckDBPyConnection, described: tuple[Table, ...], grown: d
         grown.execute(f"INSERT INTO {quoted(table.name)} BY NAME FROM poured")
         grown.unregister("poured")
     old.execute("DROP SCHEMA presented CASCADE")
+
+
+def _require_empty(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
+    """Refuse to replace another program's tables.
+
+    Raises:
+        ConfigurationError: there are tables, and none of them is ours.
+    """
+    if connection.execute("SELECT 1 FROM duckdb_tables() WHERE database_name = $1 LIMIT 1", [STORE]).fetchone():
+        raise ConfigurationError(
+            f"{database} is a SQLite file of another purpose: name a new file in EXPIRYTRACK_WAREHOUSE."
+        )
 
 
 def _sqlite_table(table: Table) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CELLS = ("2025-08-14", "2025-08-21", "2025-09-02", "2025-09-09")
 _LATENCY = (0.025, 0.025)
 _SPAN_BAR, _START_BAR = 1.05, 20.0
-_WITHIN = 900.0
+_WITHIN = 2_700.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Backfilled:
 
 def run(*, quick: bool) -> Iterator[Figure]:
     """Yield the span beside the floor of the windows, and the start-up; quick, everything is a fifth or less."""
-    limits, strikes = ("50/1,100/12,400/360", 12) if quick else (TRUE_LIMITS, 119)
+    limits, strikes = ("50/1,100/12,400/360", 12) if quick else (TRUE_LIMITS, 122)  # 490 contracts a cell
     done = backfill(limits, strikes)
     requests = done.seen.answered
     floor = soonest(limits_of(limits), requests)

@@ -74,7 +74,7 @@ def run(*, quick: bool) -> Iterator[Figure]:
 
 
 def _one_cell(strikes: int) -> Watched:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _serving(strikes, 20, TODAY) as url:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, serving(strikes, 20, TODAY) as url:
         home = Path(folder)
         watched = _watch(url, home, ("NIFTY", "--expiry", str(EXPIRY)), ())
         with Warehouse(load_settings(home=home).database).reading() as connection:
@@ -83,7 +83,7 @@ def _one_cell(strikes: int) -> Watched:
 
 
 def _many_cells(marks: tuple[int, ...]) -> Watched:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _serving(1, 1, LAST_DAY) as url:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, serving(1, 1, LAST_DAY) as url:
         return _watch(url, Path(folder), _MANY, marks)
 
 
@@ -122,7 +122,8 @@ def _resident(process: psutil.Process) -> float:
 
 
 @contextmanager
-def _serving(strikes: int, days: int, today: date) -> Iterator[str]:
+def serving(strikes: int, days: int, today: date) -> Iterator[str]:
+    """Serve a synthetic market without limits in a process of its own; give its address."""
     command = [sys.executable, "-m", "expirytrack_dagster", "sandbox", "--rate-limits", "off"]
     command += ["--strikes", str(strikes), "--days", str(days), "--today", str(today)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -127,7 +127,7 @@ def candle_path(key: str, number: int) -> str:
 
 @contextmanager
 def sandbox(
-    limits: str, before: tuple[float, float], after: tuple[float, float], *, strikes: int = _STRIKES
+    limits: str, before: tuple[float, float], after: tuple[float, float], *, strikes: int = _STRIKES, days: int = _DAYS
 ) -> Iterator[str]:
     """Serve a synthetic market with strict windows in a process of its own, and yield its address.
 
@@ -136,9 +136,10 @@ def sandbox(
         before: Seconds between a request's arrival and its counting, between two bounds.
         after: Seconds between its counting and the answer.
         strikes: How many a cell has on each side of the middle one.
+        days: Sessions in which its contracts were traded.
     """
     switches = msgspec.json.encode({"delay_before": before, "delay_after": after}).decode()
-    market = ["--strikes", str(strikes), "--days", str(_DAYS), "--today", str(TODAY)]
+    market = ["--strikes", str(strikes), "--days", str(days), "--today", str(TODAY)]
     command = [sys.executable, "-m", "expirytrack_dagster", "sandbox", *market]
     command += ["--rate-limits", limits, "--switches", switches]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -5,15 +5,18 @@ A cell is materialized from the UI, then seen there: its run, its lineage, and e
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
 
+from expirytrack_dagster.observe.logs import FILE
 from expirytrack_dagster.sandbox.planting import Plant
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.switches import Switches
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.e2e.served import RUN, Ui, serving, track
 
@@ -155,3 +158,18 @@ def test_each_job_is_launched_by_its_name(
         if entry["label"] == "requests"
     ]
     assert sum(asked) == (job == "expiry_fetch")
+
+
+def test_runs_and_the_daemon_leave_figures_and_lines(ui: Ui, run_id: str) -> None:
+    """What a process of its own counted and logged is in the home's table and file, as the ledger has it."""
+    with StateDatabase(ui.home / "state.sqlite") as state:
+        counted = state.query(
+            "SELECT sum(added) FROM metrics WHERE run_id = ? AND name = 'expirytrack_api_calls_total'", (run_id,)
+        )
+        assert counted == state.query("SELECT count(*) FROM requests WHERE run_id = ?", (run_id,))
+        assert state.query("SELECT count(*) > 0 FROM metrics WHERE run_id IS NULL AND pid IS NOT NULL") == [(1,)]
+    lines = [json.loads(line) for line in (ui.home / "logs" / FILE).read_text(encoding="utf-8").splitlines()]
+    own = [line for line in lines if line.get("run") == run_id]
+    assert {"httpx", "dagster", "expirytrack_dagster.observe.recorder"} <= {line["logger"] for line in own}
+    assert {line["cell"] for line in own if line["logger"] == "httpx"} == {"NIFTY 2025-08-21"}
+    assert any(line["program"] == "daemon" for line in lines)

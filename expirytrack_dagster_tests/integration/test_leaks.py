@@ -220,7 +220,16 @@ def test_no_secret_is_written_printed_or_listed(home: Path) -> None:
         upstox.switch(faults=())
         assert watch.run(*CELL, "--refetch", log_level="DEBUG", access_token=f"{PASTED}-no") == 4, watch.last
         assert watch.dagster(*materialize, *where, access_token=f"{PASTED}-no", log_level="DEBUG") != 0, watch.last
-        for words in ("status", "status --json", "token", "verify", "audit list", "keys status"):
+        for words in (
+            "status",
+            "status --json",
+            "token",
+            "verify",
+            "audit list",
+            "keys status",
+            "metrics",
+            "metrics --prometheus",
+        ):
             watch.run(*words.split(), log_level="DEBUG")
         if any(command.callback and command.callback.__name__ == "doctor" for command in app.registered_commands):
             watch.run("doctor", log_level="DEBUG")
@@ -241,6 +250,9 @@ def test_no_secret_is_written_printed_or_listed(home: Path) -> None:
     places = [*((f"output of {name}", text.encode()) for name, text in watch.printed.items()), *held(home)]
     places += [("list of processes", "\n".join(watch.listed).encode())]
     assert any(b"unforeseen, at" in content for _, content in places), "the search finds what is there"
+    logged = (home / "logs" / "expirytrack.jsonl").read_bytes()
+    for heard in (b'"level":"debug"', b'"logger":"httpx"', b'"logger":"dagster"', b"unforeseen, at", b"Stack Trace"):
+        assert heard in logged, "the log is looked at while it holds what could tell most"
     assert any("collect NIFTY" in line for line in watch.listed)
     found = {
         f"{name} in {place}"

@@ -169,7 +169,12 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "backup",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {"discovery", "refresh", "nightly_backup"}
-    assert {sensor.name for sensor in repository.sensor_defs} == {"collection", "token_life", "derivations"}
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "alerts",
+        "collection",
+        "token_life",
+        "derivations",
+    }
 
 
 @pytest.mark.parametrize("automatic", [False, True])

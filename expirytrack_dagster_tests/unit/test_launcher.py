@@ -11,7 +11,8 @@ import psutil
 import pytest
 from dagster._core.launcher import WorkerStatus
 
-from expirytrack_dagster.launcher import PROCESS_TAG, WatchedRunLauncher, this_process
+from expirytrack_dagster.launcher import PROCESS_TAG, WatchedRunLauncher
+from expirytrack_dagster.processes import this_process
 
 
 def health(tags: dict[str, str]) -> WorkerStatus:

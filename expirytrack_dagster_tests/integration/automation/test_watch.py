@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from expirytrack_dagster.checks import horizon
-from expirytrack_dagster.collect.horizon import Leaving, record_list
+from expirytrack_dagster.collect.horizon import record_list
+from expirytrack_dagster.observe.alerts import standing
 from expirytrack_dagster.sandbox.switches import Fault
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, QUIET, india, token_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from expirytrack_dagster_tests.integration.automation.conftest import Machine
 
@@ -148,15 +148,8 @@ def test_the_token_is_watched(machine: Callable[..., Machine], monkeypatch: pyte
     assert told() == (True, "ERROR")
 
 
-def test_what_is_about_to_leave_is_told(machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage counts real cells; its check names what leaves the list incomplete, and whoever listens is told."""
-    heard: list[Sequence[Leaving]] = []
-
-    class Bell:
-        def leaving(self, cells: Sequence[Leaving]) -> None:
-            heard.append(cells)
-
-    monkeypatch.setattr(horizon, "NOTIFIERS", [Bell()])
+def test_what_is_about_to_leave_is_told(machine: Callable[..., Machine]) -> None:
+    """Coverage counts real cells; its check names what leaves the list incomplete, and each such cell is an alert."""
     house = machine(india(11, 9, 5), ["NIFTY", "SENSEX"], TOKEN)
     record_list(StateDatabase(house.settings.state), "NIFTY", [date(2024, 10, 2)], india(11, 8) - timedelta(days=1))
     house.schedule("discovery")
@@ -173,9 +166,12 @@ def test_what_is_about_to_leave_is_told(machine: Callable[..., Machine], monkeyp
     assert metadata["collection_plan"]["requests"].value
     check = next(found for found in result.get_asset_check_evaluations() if found.check_name == "leaving_soon")
     assert not check.passed
-    assert [cell.expiry.isoformat() for cell in heard[0]] == ["2024-10-03", "2024-10-04", "2024-10-10"]
     table = check.metadata["leaving"].value
     assert "expirytrack collect NIFTY --expiry 2024-10-03" in str(table.records[0].data["what_to_do"])  # type: ignore[union-attr]
+    house.sensor("alerts")
+    told = [alert for alert in standing(StateDatabase(house.settings.state)) if alert.name == "horizon"]
+    assert [alert.subject for alert in told] == ["NIFTY 2024-10-03", "SENSEX 2024-10-04", "NIFTY 2024-10-10"]
+    assert told[0].todo == "Run: expirytrack collect NIFTY --expiry 2024-10-03"
 
 
 @pytest.mark.filterwarnings("ignore:Parameter `include_sources`")  # Dagster's own, in its helper for tests

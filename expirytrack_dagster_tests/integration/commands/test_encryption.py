@@ -26,6 +26,7 @@ from expirytrack_dagster.security.parquet import staging_key
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
+from expirytrack_dagster.warehouse.room import room_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,7 +159,7 @@ def test_the_archive_gets_a_new_key(home: Path, step: str, monkeypatch: pytest.M
     if step != "undisturbed":
         assert run("keys", "rotate", "--archive").exit_code == 0
     assert "NIFTY: 1 expiries" in run("status").output
-    archive._room.cache_clear()  # noqa: SLF001 -- a new process knows no key yet
+    room_of.cache_clear()  # a new process knows no key yet
     assert archive.sql(question, home=home).df()["underlying"].tolist() == ["NIFTY"]
     assert open_warehouse(load_settings()).key != old
     assert "database.next" not in run("keys", "status").output

@@ -290,6 +290,13 @@ def test_passing_faults_are_tried_again(
     assert setup.state.query("SELECT count(*) FROM requests WHERE outcome IS NULL") == [(0,)]
 
 
+def test_each_wait_is_longer_by_the_factor(setup: Setup, server: _Server) -> None:
+    """The first is a second, the next ones as many times longer as is set, each with up to a second at random."""
+    server.answers += [error(500, "UDAPI100500")] * 3 + [ok(["2025-08-28"])]
+    assert setup.run(expiries, backoff_factor=5.0) == [DAY]
+    assert all(least <= wait <= least + 1 for wait, least in zip(setup.clock.sleeps, (1, 5, 25), strict=True))
+
+
 @pytest.mark.parametrize(
     ("send", "kind"),
     [(error(400, "UDAPI100011"), RequestRefused), (error(400, "UDAPI1148"), DateRangeRefused),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,17 +16,13 @@ from expirytrack_dagster.collect.horizon import (
     listings,
     reach,
     record_list,
-    tell,
     withdrawn,
 )
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state import StateDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    import pytest
 
 NOON = datetime(2025, 9, 1, 12, tzinfo=IST)
 
@@ -111,21 +106,9 @@ def test_a_rolling_list_is_foreseen(tmp_path: Path, window: int, gaps: list[int]
             day += timedelta(days=gap)
 
 
-def test_what_is_about_to_be_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A line in the log a cell, saying what to do, and who wants to know is told once; silence when nothing."""
-    told: list[Sequence[Leaving]] = []
-
-    class Bell:
-        def leaving(self, cells: Sequence[Leaving]) -> None:
-            told.append(cells)
-
+def test_what_is_at_stake_is_one_sentence() -> None:
+    """What is missing, by when, and the command; a cell that was never asked for misses everything."""
     never = Leaving("NIFTY", date(2025, 3, 6), date(2025, 9, 5), None)
     some = Leaving("SENSEX", date(2025, 3, 7), date(2025, 9, 6), 1)
-    with caplog.at_level(logging.WARNING):
-        tell([], [Bell()])
-        assert not told
-        tell([never, some], [Bell()])
-    assert told == [[never, some]]
-    assert [record.getMessage() for record in caplog.records] == [never.sentence, some.sentence]
     assert "all its contracts missing" in never.sentence
     assert "1 contract missing. Run: expirytrack collect SENSEX --expiry 2025-03-07" in some.sentence

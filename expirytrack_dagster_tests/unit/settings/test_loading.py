@@ -1,4 +1,4 @@
-"""Settings: where values come from, which win, and one sentence for each value that cannot be used."""
+"""Where values come from, which win, how each is told, and that nothing is ignored."""
 
 from __future__ import annotations
 
@@ -8,28 +8,15 @@ from pathlib import Path
 import pytest
 
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.settings import PROFILES, UPSTOX_API_URL, RateLimit, is_loopback, load_settings
-
-BAD_VALUES = {
-    "profile": "testing",
-    "api_url": "api.upstox.com",
-    "rate_limits": "50",
-    "workers": "0",
-    "timeout": "-1",
-    "max_retries": "11",
-    "http2": "perhaps",
-    "window_days": "0",
-    "batch_rows": "10",
-    "quarantine_threshold": "1.5",
-    "discovery_age": "-1",
-    "lock_timeout": "soon",
-    "log_level": "LOUD",
-    "account": "../x",
-    "client_id": "two words",
-    "redirect_uri": "http://example.com/callback",
-    "notifier_url": "http://127.0.0.1:0/notify",
-    "token_warning_minutes": "-1",
-}
+from expirytrack_dagster.settings import (
+    PROFILES,
+    UPSTOX_API_URL,
+    RateLimit,
+    Settings,
+    files_looked_for,
+    load_settings,
+    tell_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,35 +38,6 @@ def test_defaults_are_the_limits_of_upstox(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.home.is_absolute()
     assert settings.database == settings.home / "expirytrack.duckdb"
     assert settings.state == settings.home / "state.sqlite"
-
-
-@pytest.mark.parametrize(("key", "value"), BAD_VALUES.items(), ids=BAD_VALUES)
-def test_a_bad_value_is_one_sentence(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
-    """The sentence names the key as it is set and the value that was found there."""
-    monkeypatch.setenv(f"EXPIRYTRACK_{key.upper()}", value)
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings()
-    sentence = str(caught.value)
-    assert sentence.startswith(f"EXPIRYTRACK_{key.upper()} ('{value}'): ")
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-
-
-@pytest.mark.parametrize(
-    "text", ["50/x", "x/1", "50", "/", "50/1,", "0/1", "50/0", "-5/1", "50/-1", "50/nan", "50/inf"]
-)
-def test_bad_rate_limits_are_explained(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Whatever is wrong with a window, the sentence says what it should look like."""
-    monkeypatch.setenv("EXPIRYTRACK_RATE_LIMITS", text)
-    with pytest.raises(ConfigurationError, match=r"(form requests/seconds, such as 50/1|must be above zero)\.$"):
-        load_settings()
-
-
-def test_rate_limits_are_sorted_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortest window comes first, spaces do not matter, and a window prints as it is written."""
-    monkeypatch.setenv("EXPIRYTRACK_RATE_LIMITS", "2000/1800, 5/0.5")
-    assert load_settings().rate_limits == (RateLimit(0.5, 5), RateLimit(1800, 2000))
-    assert [str(limit) for limit in load_settings().rate_limits] == ["5/0.5", "2000/1800"]
 
 
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,46 +89,102 @@ def test_the_file_may_name_the_profile(folder: Path) -> None:
 def test_a_broken_file_is_one_sentence(folder: Path, content: bytes) -> None:
     """A file that is no TOML is named, without a traceback of the parser."""
     (folder / "expirytrack.toml").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"^expirytrack.toml cannot be read: "):
+    with pytest.raises(ConfigurationError, match=r"^/\S+/expirytrack.toml cannot be read: "):
         load_settings()
-
-
-def test_an_unknown_key_of_the_file_is_named(folder: Path) -> None:
-    """A misspelt key is an error, not silence."""
-    (folder / "expirytrack.toml").write_text("wrokers = 3\n")
-    with pytest.raises(ConfigurationError, match="WROKERS"):
-        load_settings()
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/", "http://localhost:1", "http://[::1]:1", "https://x.example"])
-def test_plain_http_for_this_machine_only(url: str) -> None:
-    """Loopback may be plain; everything else needs https; a final slash is dropped."""
-    assert load_settings(api_url=url).api_url == url.rstrip("/")
 
 
 @pytest.mark.parametrize(
-    "url", ["http://api.upstox.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "http://0.0.0.0"]
+    ("name", "advice"),
+    {
+        "wrokers": "did you mean {workers}?",
+        "rate_limit": "did you mean {rate_limits}?",
+        "encrypton": "did you mean {encryption}?",
+        "acess_token": "did you mean {access_token}?",
+        "connection_pool_size": "there is no pool to size",
+        "xyzzy": "`expirytrack config show` lists all",
+    }.items(),
 )
-def test_the_token_does_not_travel_in_the_clear(url: str) -> None:
-    """Plain http to another machine is refused, however much its name looks like this one."""
-    with pytest.raises(ConfigurationError, match="in the clear: use https"):
-        load_settings(api_url=url)
-    assert not is_loopback(url)
+def test_a_name_that_is_no_setting_is_told(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, advice: str
+) -> None:
+    """A misspelt name is an error, not silence, in the file as in the environment; its value may be a secret."""
+    known = {field: field for field in Settings.model_fields}
+    (folder / "expirytrack.toml").write_text(f'{name} = "eyJ-secret"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{name} in {folder / 'expirytrack.toml'} is no setting: {advice.format(**known)}")
+    (folder / "expirytrack.toml").unlink()
+    monkeypatch.setenv(f"EXPIRYTRACK_{name.upper()}", "eyJ-secret")
+    if name == "xyzzy":
+        assert load_settings().profile == "production"  # the environment is shared with other programs
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    variables = {field: f"EXPIRYTRACK_{field.upper()}" for field in known}
+    assert str(caught.value).startswith(f"EXPIRYTRACK_{name.upper()} is no setting: {advice.format(**variables)}")
+    assert "eyJ-secret" not in sentence + str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:80", "https://", "http:///x"])
-def test_what_is_no_address_is_refused(url: str) -> None:
-    """An address needs a scheme and a host."""
-    with pytest.raises(ConfigurationError, match="is not an address such as https:"):
-        load_settings(api_url=url)
+def test_a_home_has_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch, folder: Path, home: Path) -> None:
+    """It counts wherever the program is started; the working folder's goes before, and neither hides the other."""
+    home.mkdir()
+    (home / "expirytrack.toml").write_text("workers = 3\nmax_retries = 4\n")
+    assert (load_settings().workers, load_settings().max_retries) == (3, 4)
+    (folder / "expirytrack.toml").write_text("workers = 5\n")
+    assert (load_settings().workers, load_settings().max_retries) == (5, 4)
+    assert files_looked_for() == [folder / "expirytrack.toml", home / "expirytrack.toml"]
+    monkeypatch.delenv("EXPIRYTRACK_HOME")
+    assert load_settings().max_retries == 3
+    (folder / "expirytrack.toml").write_text(f'home = "{home.as_posix()}"\n')
+    assert load_settings().max_retries == 4
 
 
-def test_a_local_api_serves_its_own_instruments() -> None:
-    """The master comes from the API's own host on this machine, else from Upstox, unless it is set."""
-    local = load_settings(api_url="http://127.0.0.1:9")
-    assert local.instruments_source.startswith("http://127.0.0.1:9/")
-    assert load_settings().instruments_source.startswith("https://assets.upstox.com/")
-    assert load_settings(instruments="some.json").instruments_source == "some.json"
+def test_a_home_that_is_the_working_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Its file may say so, and is read once."""
+    monkeypatch.delenv("EXPIRYTRACK_HOME")
+    (folder / "expirytrack.toml").write_text('home = "."\nworkers = 3\n')
+    settings = load_settings()
+    assert (settings.home, settings.workers) == (folder.resolve(), 3)
+    assert files_looked_for() == [folder / "expirytrack.toml"]
+
+
+def test_a_home_names_no_other_home(home: Path) -> None:
+    """Its file may name the folder in which it lies; another one would make two homes of one."""
+    home.mkdir()
+    (home / "expirytrack.toml").write_text('home = "."\n')
+    assert load_settings().home == home.resolve()
+    (home / "expirytrack.toml").write_text('home = "elsewhere"\n')
+    with pytest.raises(ConfigurationError, match=r"home in .* is another folder than the one in which the file lies"):
+        load_settings()
+
+
+def test_a_path_of_a_file_counts_from_its_folder(home: Path) -> None:
+    """Wherever the program is started; `~` and absolute paths stay what they are."""
+    home.mkdir()
+    (home / "expirytrack.toml").write_text('backups = "saved"\nsigning_key = "~/key.pem"\n')
+    settings = load_settings()
+    assert (settings.backups, settings.signing_key) == (home / "saved", Path("~/key.pem"))
+
+
+def test_each_value_tells_its_origin(monkeypatch: pytest.MonkeyPatch, folder: Path, home: Path) -> None:
+    """Default, profile, each file by its path, environment; secrets are masked wherever they stand."""
+    home.mkdir()
+    (home / "expirytrack.toml").write_text('workers = 3\nmax_retries = 4\nclient_secret = "eyJ-secret"\n')
+    (folder / "expirytrack.toml").write_text('workers = 5\nprofile = "development"\n')
+    monkeypatch.setenv("EXPIRYTRACK_CACHE", "off")
+    monkeypatch.setenv("EXPIRYTRACK_ACCESS_TOKEN", "eyJ-secret")
+    told = {one.name: (one.value, one.origin) for one in tell_settings()}
+    assert list(told) == list(Settings.model_fields)
+    assert told["timeout"] == (30, "default")
+    assert told["rate_limits"] == ("10/1,100/60,500/1800", "profile development")
+    assert told["workers"] == (5, str(folder / "expirytrack.toml"))
+    assert told["max_retries"] == (4, str(home / "expirytrack.toml"))
+    assert told["cache"] == (False, "environment")
+    assert told["home"] == (str(home.resolve()), "environment")
+    assert told["client_id"] == (None, "default")
+    assert told["access_token"] == ("(set, not shown)", "environment")
+    assert "eyJ-secret" not in str(told)
 
 
 def test_settings_cannot_be_changed_and_can_be_pickled() -> None:
