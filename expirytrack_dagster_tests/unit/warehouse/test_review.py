@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import duckdb
 import pytest
 
+from expirytrack_dagster.address import Address
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.verification import verify_archive
+from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.review import Selection, chosen, review
-from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, keys
+from expirytrack_dagster.warehouse.stores import store_of
+from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, fill, keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 A, B, C = keys()
 COUNTS = (
     "SELECT candles, quarantined, discarded, received, last_ts FROM contract_status WHERE instrument_key LIKE '%40001%'"
 )
 EVERYTHING = Selection("NIFTY")
+
+
+@pytest.fixture(params=["duckdb", "sqlite"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
+    """Give the small archive in each kind of store: nothing else changes and removes rows in so many ways."""
+    if request.param == "duckdb":
+        copied: SmallArchive = request.getfixturevalue("copied")
+        return copied
+    store = store_of(Address("sqlite", tmp_path / "archive.sqlite"), None)
+    small = SmallArchive(Warehouse(store, lock_timeout=5.0), tmp_path / "staging")
+    fill(small)
+    return small
 
 
 def everything(archive: SmallArchive) -> list[object]:
