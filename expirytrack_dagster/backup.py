@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import duckdb
 from filelock import FileLock, Timeout
 
+from expirytrack_dagster.address import KINDS, standard
 from expirytrack_dagster.errors import BackupRefused, DiskFull, ExpiryTrackError
 from expirytrack_dagster.security import audit, backup_file
 from expirytrack_dagster.security.backup_file import Manifest, Openers, Table
@@ -31,9 +32,10 @@ from expirytrack_dagster.security.private_files import make_folder
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.verification import Severity, Verification, verify_archive
-from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.migrate import migrations
+from expirytrack_dagster.warehouse.stores import store_of
 from expirytrack_dagster.warehouse.sums import table_sums
 
 if TYPE_CHECKING:
@@ -64,10 +66,12 @@ class Backup:
 class Restored:
     """A home that was made of a backup.
 
-    `compared` says that every table was found equal to its copy, `encrypted` that the archive is, as it was.
+    `archive` is where its archive is. `compared` says that every table was found equal to its copy, `encrypted` that
+    the archive is, as it was.
     """
 
     home: Path
+    archive: str
     made_at: str
     parts: int
     rows: dict[str, int]
@@ -176,7 +180,7 @@ def restore(
         made = Path(tempfile.mkdtemp(prefix=f"{into.name}.restoring-", dir=into.parent))
         try:
             manifest = backup_file.unpack(archive, file_key, made, progress)
-            home = settings.model_copy(update={"home": made, "encryption": manifest.encrypted})
+            home = _home_of(settings, made, manifest)
             if manifest.vault:
                 open_vault(home).adopt(manifest.vault)
             proof, compared = _proved(home, manifest)
@@ -190,6 +194,7 @@ def restore(
     rows = {name: table.rows for name, table in manifest.tables.items()}
     return Restored(
         home=into,
+        archive=str(standard(home.address.kind, into)),
         made_at=manifest.made_at,
         parts=len(manifest.parts),
         rows=rows,
@@ -200,9 +205,16 @@ def restore(
     )
 
 
+def _home_of(settings: Settings, made: Path, manifest: Manifest) -> Settings:
+    """Return the settings of a home that was made of a backup, in which the archive is what the backup has."""
+    found = [address for kind in KINDS if (address := standard(kind, made)).path.exists()]
+    update = {"home": made, "encryption": manifest.encrypted, "warehouse": found[0] if found else None}
+    return settings.model_copy(update=update)
+
+
 def _described(settings: Settings, copy: Path, now: datetime) -> tuple[Manifest, Verification]:
     """Read the whole copy: sums of tables, what `verify` says, hashes of files."""
-    archive = _warehouse(settings, copy)
+    archive = _copy_of_archive(settings, copy)
     sums = table_sums(archive)
     proof = verify_archive(archive, copy / settings.staging.name)
     files = sorted(path for path in copy.rglob("*") if path.is_file() and path.suffix != ".lock")
@@ -234,7 +246,7 @@ def _proved(home: Settings, manifest: Manifest) -> tuple[Verification, bool]:
     if not home.database.exists() or not home.state.exists():
         raise BackupRefused("The backup lacks the archive or the state database: nothing was restored.")
     compared = manifest.duckdb == duckdb.__version__ and manifest.schemas["archive"] == migrations()[-1].version
-    archive = _warehouse(home, home.home)
+    archive = open_warehouse(home)
     if compared:
         held = {name: Table(rows, str(checksum)) for name, (rows, checksum) in table_sums(archive).items()}
         if held != manifest.tables:
@@ -250,10 +262,10 @@ def _told(proof: Verification) -> list[str]:
     return [" ".join(str(value) for value in asdict(finding).values()) for finding in proof.findings]
 
 
-def _warehouse(settings: Settings, folder: Path) -> Warehouse:
-    """Return the archive, or a copy of it, in a folder; a copy is encrypted as the archive is."""
-    path = folder / settings.database.name
-    return Warehouse(path, lock_timeout=settings.lock_timeout, key=archive_key(settings))
+def _copy_of_archive(settings: Settings, folder: Path) -> Warehouse:
+    """Return the copy of the archive in a folder; it is of the same kind, and encrypted as the archive is."""
+    store = store_of(standard(settings.address.kind, folder), archive_key(settings))
+    return Warehouse(store, lock_timeout=settings.lock_timeout)
 
 
 @contextmanager
@@ -266,7 +278,7 @@ def _copied(settings: Settings) -> Iterator[Path]:
         with StateDatabase(settings.state) as state:
             state.query("SELECT 1")  # makes what is not there yet
         _copy_plain(settings.home, copy)
-        _warehouse(settings, settings.home).copy_to(copy / settings.database.name)
+        open_warehouse(settings).copy_to(standard(settings.address.kind, copy).path)
         _copy_sqlite(settings.home, copy)
         audit.AuditLog(settings.audit, lock_timeout=settings.lock_timeout).copy_to(copy)
         yield copy

@@ -99,10 +99,11 @@ def _opens(archive: Warehouse) -> bool:
 
 
 def _is_otherwise(after: Settings) -> bool:
-    if not after.database.exists():
+    archive = open_warehouse(after)
+    if not archive.database.exists():
         return False
     try:
-        with open_warehouse(after).reading():
+        with archive.reading():
             return False
     except EncryptionMismatch:
         return True

@@ -36,7 +36,9 @@ def build_defs(**overrides: object) -> dg.Definitions:
     """
     settings = load_settings()
     warehouse = WarehouseResource(
-        duckdb=DuckDBResource(database=str(settings.database)), lock_timeout=settings.lock_timeout
+        duckdb=DuckDBResource(database=str(settings.database)),
+        kind=settings.address.kind,
+        lock_timeout=settings.lock_timeout,
     )
     return dg.Definitions(
         assets=all_assets,

@@ -96,10 +96,10 @@ def _count_cell(contracts: int, seconds: float) -> None:
 
 def publish_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:
     """Publish a cell, make the hash of its content the asset's data version, and tell what that changed."""
-    from expirytrack_dagster.warehouse.published import folder_of, load, publish
+    from expirytrack_dagster.warehouse.published import load, publish
 
     change = publish(warehouse, underlying, expiry).get((underlying, expiry))
-    manifest = load(folder_of(warehouse.database))
+    manifest = load(warehouse.published)
     place = ("candles", underlying, expiry)
     version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None
     # The version is known only now that the rows are stored, so it cannot be given with the output.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from expirytrack_dagster.address import Address, Kind
 from expirytrack_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
 
 class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
-    """The DuckDB archive, with the connection settings of a `DuckDBResource`, encrypted if the settings say so."""
+    """The archive, with the connection settings of a `DuckDBResource`, encrypted if the settings say so."""
 
     duckdb: DuckDBResource
+    kind: Kind = "duckdb"
     lock_timeout: float = 60.0
 
     def open(self, patience: float | None = None) -> Warehouse:
@@ -108,14 +110,13 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
         """
         from pathlib import Path
 
-        from expirytrack_dagster.warehouse.connection import Warehouse
-        from expirytrack_dagster.warehouse.encryption import archive_key
+        from expirytrack_dagster.warehouse.connection import open_warehouse
 
-        return Warehouse(
-            Path(self.duckdb.database),
-            lock_timeout=self.lock_timeout if patience is None else patience,
-            settings=self.duckdb.connection_config,
-            key=archive_key(load_settings()),
+        address = Address(self.kind, Path(self.duckdb.database))
+        return open_warehouse(
+            load_settings().model_copy(update={"warehouse": address}),
+            patience=self.lock_timeout if patience is None else patience,
+            engine=self.duckdb.connection_config,
         )
 
 

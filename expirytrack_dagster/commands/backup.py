@@ -85,6 +85,8 @@ def restore(
     console.say(result.summary)
     if home != settings.home:
         console.say(f"To use it, set EXPIRYTRACK_HOME={home}.")
+    if result.archive != str(settings.model_copy(update={"home": home}).address):
+        console.say(f"Its archive is there too: set EXPIRYTRACK_WAREHOUSE={result.archive}.")
     if result.encrypted != settings.encryption:
         console.say(
             f"Its archive is {'' if result.encrypted else 'not '}encrypted: set EXPIRYTRACK_ENCRYPTION to suit."

@@ -112,23 +112,27 @@ def versions(requirements: Iterable[str] | None = None) -> Iterator[Line]:
 
 
 def extensions(settings: Settings) -> Iterator[Line]:
-    """Load the extension wheel without which DuckDB encrypts nothing."""
+    """Load the extension wheels that archives need: for encrypted ones, and for one in SQLite."""
     import duckdb  # noqa: PLC0415 -- as above
 
-    from expirytrack_dagster.warehouse.encryption import load_extension  # noqa: PLC0415
+    from expirytrack_dagster.warehouse.encryption import load  # noqa: PLC0415
 
-    try:
-        with closing(duckdb.connect()) as connection:
-            load_extension(connection)
-    except (ExpiryTrackError, duckdb.Error) as error:
-        yield Line(
-            "extensions",
-            "fail" if settings.encryption else "warn",
-            f"The extension for encrypted archives does not load: {str(error).splitlines()[0]}",
-            f"Run: pip install duckdb-extension-httpfs=={duckdb.__version__}",
-        )
-    else:
-        yield ok("extensions", f"duckdb-extension-httpfs {duckdb.__version__} loads.")
+    extensions = ("httpfs", "sqlite_scanner") if settings.address.kind == "sqlite" else ("httpfs",)
+    packages = []
+    for extension in extensions:
+        packages.append(f"duckdb-extension-{extension.replace('_', '-')}")
+        try:
+            with closing(duckdb.connect()) as connection:
+                load(connection, extension)
+        except (ExpiryTrackError, duckdb.Error) as error:
+            yield Line(
+                "extensions",
+                "fail" if settings.encryption or extension == "sqlite_scanner" else "warn",
+                f"An extension of DuckDB does not load: {str(error).splitlines()[0]}",
+                f"Run: pip install {packages[-1]}=={duckdb.__version__}",
+            )
+            return
+    yield ok("extensions", f"{' and '.join(packages)} {duckdb.__version__} load{'' if packages[1:] else 's'}.")
 
 
 def disk(settings: Settings, free: int | None = None) -> Iterator[Line]:
@@ -247,14 +251,13 @@ def _damage(path: Path) -> str | None:
 
 def archive(settings: Settings) -> Iterator[Line]:
     """Open the archive for a moment and hold the number of its candles against that of its records."""
-    from expirytrack_dagster.warehouse.connection import Warehouse  # noqa: PLC0415 -- as above
-    from expirytrack_dagster.warehouse.encryption import archive_key  # noqa: PLC0415
+    from expirytrack_dagster.warehouse.connection import open_warehouse  # noqa: PLC0415 -- as above
     from expirytrack_dagster.warehouse.soundness import soundness  # noqa: PLC0415
 
     if not settings.database.exists():
         yield ok("archive", f"There is no {settings.database.name} yet.")
         return
-    found = soundness(Warehouse(settings.database, lock_timeout=PATIENCE, key=archive_key(settings)))
+    found = soundness(open_warehouse(settings, patience=PATIENCE))
     if found.stored == found.recorded:
         yield ok("archive", f"{settings.database.name} opens; {found.stored:,} candles, as many as are recorded.")
     else:

@@ -29,7 +29,7 @@ from expirytrack_dagster.upstox.activity import MINUTE, Activity, activity
 from expirytrack_dagster.upstox.ledger import Budget, RequestLedger, open_ledger
 from expirytrack_dagster.upstox.tokens import TokenState, token_state
 from expirytrack_dagster.warehouse import published, reader
-from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
+from expirytrack_dagster.warehouse.connection import open_warehouse
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.standing import published_cells
 
@@ -265,7 +265,7 @@ class InPublished:
             frame = published_cells(folder, manifest, key)
         else:
             try:
-                frame = reader.cells(Warehouse(database, lock_timeout=_SHORT, key=key))
+                frame = reader.cells(open_warehouse(self._settings, patience=_SHORT))
             except DatabaseLocked:
                 return None  # the next look may have more luck
         self._seen = seen

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
+from expirytrack_dagster import address
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings.model import ELSEWHERE, PREFIX, PROFILES, Settings
 from expirytrack_dagster.settings.values import allowed, is_path, is_secret
@@ -172,6 +173,8 @@ def _of_home(home: object) -> Layer | None:
 
 def _anchored(key: str, value: object, folder: Path) -> object:
     """Let a relative path of a file count from the file's folder, wherever the program is started."""
+    if key == "warehouse" and isinstance(value, str):
+        return address.anchored(value, folder)
     about = Settings.model_fields.get(key)
     if about is None or not is_path(about) or not isinstance(value, str) or value.startswith("~"):
         return value

@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
+from expirytrack_dagster.address import Address, parse_address, standard
 from expirytrack_dagster.settings.values import (
     LOGIN_URL,
     MAIL_ADDRESS,
@@ -43,7 +44,7 @@ PROFILES: dict[str, dict[str, object]] = {
 }
 
 ELSEWHERE = {
-    "database": "the archive is the DuckDB file expirytrack.duckdb below home",
+    "database": "it is called warehouse here, such as sqlite:data/expirytrack.sqlite",
     "api_rate_limit": "it is called rate_limits here and has several windows, such as 50/1,500/60,2000/1800",
     "connection_pool_size": "there is no pool to size, because both databases run inside the program and a connection "
     "is open only while it is used",
@@ -51,6 +52,15 @@ ELSEWHERE = {
     "checkpoint_interval": "there is nothing to set, because every answered request is kept at once",
 }
 """Names that programs of this kind often have, and what there is here instead; the reason fits behind a colon."""
+
+
+def _check_encryption(encryption: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 -- pydantic's form of a check
+    """Refuse to encrypt what cannot be; the address stands before this setting and is checked already."""
+    address = info.data.get("warehouse")
+    if encryption and isinstance(address, Address) and address.kind == "sqlite":
+        message = f"the archive {address} cannot be encrypted: use off, or a duckdb: address as {PREFIX}WAREHOUSE"
+        raise ValueError(message)
+    return encryption
 
 
 class Settings(BaseModel):
@@ -62,6 +72,15 @@ class Settings(BaseModel):
         "production", description="A set of defaults: `development` asks more slowly, with 2 workers, and logs more."
     )
     home: Path = Field(Path("data"), description="Everything that is written at run time lies below this folder.")
+    warehouse: Annotated[
+        Address | None,
+        BeforeValidator(parse_address),
+        Allowed("duckdb:PATH or sqlite:PATH, such as sqlite:data/expirytrack.sqlite"),
+    ] = Field(
+        None,
+        description="Where the archive is: duckdb:PATH, or sqlite:PATH for development; expirytrack.duckdb below home "
+        "if unset.",
+    )
     api_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {UPSTOX_API_URL}")] = Field(
         UPSTOX_API_URL, description="Address of the API; plain http is for this machine alone."
     )
@@ -203,7 +222,7 @@ class Settings(BaseModel):
         None, description="What opens the vault on a machine without a keyring; at least eight characters."
     )
     key_age_days: int = Field(90, ge=1, le=36_500, description="Age of the vault's key from which its rotation is due.")
-    encryption: bool = Field(
+    encryption: Annotated[bool, AfterValidator(_check_encryption)] = Field(
         default=False,
         description="Keep the archive, staged batches and kept answers encrypted, with keys of the vault.",
     )
@@ -306,8 +325,13 @@ class Settings(BaseModel):
 
     @property
     def database(self) -> Path:
-        """The DuckDB archive."""
-        return self.home / "expirytrack.duckdb"
+        """The archive's file."""
+        return self.address.path
+
+    @property
+    def address(self) -> Address:
+        """Where the archive is."""
+        return self.warehouse or standard("duckdb", self.home)
 
     @property
     def state(self) -> Path:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,26 +26,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
-    import pandas as pd
 
     from expirytrack_dagster.warehouse.connection import Warehouse
 
-_ADD_EXPIRIES = """
-INSERT INTO expiries BY NAME SELECT * FROM listed
-ON CONFLICT (underlying, expiry) DO UPDATE SET underlying_key = excluded.underlying_key
-"""
+_ADD_EXPIRIES = (
+    """
+    UPDATE main.expiries AS known SET underlying_key = listed.underlying_key FROM listed
+    WHERE known.underlying = listed.underlying AND known.expiry = listed.expiry
+    """,
+    "INSERT INTO main.expiries BY NAME FROM listed ANTI JOIN expiries USING (underlying, expiry)",
+)
 
 _OF_CELL = "underlying = $underlying AND expiry = $expiry"
 
 _FORGET = tuple(
-    f"DELETE FROM {table} WHERE {_OF_CELL} AND instrument_key IN (SELECT instrument_key FROM books)"  # noqa: S608 -- our own table names
+    f"DELETE FROM main.{table} WHERE {_OF_CELL} AND instrument_key IN (SELECT instrument_key FROM books)"  # noqa: S608 -- our own table names
     for table in ("candles", "quarantine", "contract_status")
 )
 
 # A contract's rows stand side by side and in order of time, which packs best and is read by few blocks. They are
 # staged like that, and DuckDB keeps the order of files and rows: sorting a large cell would hold all of it in memory.
 _ADD_CANDLES = """
-INSERT INTO candles BY NAME
+INSERT INTO main.candles BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, instrument_key, epoch_us(ts) // 60000000 AS minute,
     open, high, low, close, volume, open_interest
 FROM staged
@@ -60,7 +63,7 @@ _IN_ONE_THREAD = "SET threads = 1"
 _IN_LITTLE_MEMORY = "SET memory_limit = '128MB'"
 
 _ADD_QUARANTINE = """
-INSERT INTO quarantine BY NAME
+INSERT INTO main.quarantine BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, $run_id AS run_id, now() AS quarantined_at, *
 FROM staged
 WHERE rule IS NOT NULL
@@ -115,10 +118,12 @@ def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -
         StorageError: nothing was changed.
     """
     with metrics().insert_seconds.labels("expiries").time(), warehouse.writing() as connection:
-        connection.register("listed", _arrow(frame, {"underlying": underlying}))
+        first = {} if "discovered_at" in frame else {"discovered_at": pd.Timestamp.now(tz="UTC").as_unit("us")}
+        connection.register("listed", _arrow(frame, {"underlying": underlying, **first}))
         count, bound = "SELECT count(*) FROM expiries WHERE underlying = $underlying", {"underlying": underlying}
         before = _number(connection, count, bound)
-        connection.execute(_ADD_EXPIRIES)
+        for statement in _ADD_EXPIRIES:
+            connection.execute(statement)
         new = _number(connection, count, bound) - before
     known = len(frame) - new
     return ExpiryWrite(new=new, known=known, withdrawn=before - known)
@@ -139,8 +144,8 @@ def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: 
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
     with metrics().insert_seconds.labels("contracts").time(), warehouse.writing() as connection:
         connection.register("listed", _arrow(frame, cell))
-        connection.execute(f"DELETE FROM contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
-        connection.execute("INSERT INTO contracts BY NAME SELECT * FROM listed")
+        connection.execute(f"DELETE FROM main.contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
+        connection.execute("INSERT INTO main.contracts BY NAME SELECT * FROM listed")
         keep_seal(connection, cell)
     return len(frame)
 
@@ -185,7 +190,7 @@ def write_candles(
         for _ in _each_staged(connection, staged, key):
             candles += _number(connection, _ADD_CANDLES, cell)
             quarantined += _number(connection, _ADD_QUARANTINE, {**cell, "run_id": run_id})
-        connection.execute("INSERT INTO contract_status BY NAME SELECT * FROM books")
+        connection.execute("INSERT INTO main.contract_status BY NAME SELECT * FROM books")
         _balance(connection, cell, CellWrite(candles, quarantined), status)
         if len(status):
             reseal(connection, cell)
@@ -212,7 +217,8 @@ def _count(written: CellWrite, status: pd.DataFrame, seconds: float) -> None:
 def _each_staged(connection: duckdb.DuckDBPyConnection, staged: Sequence[Path], key: bytes | None) -> Iterator[None]:
     """Let `staged` mean all files at once, or one after the other if they are encrypted and pyarrow must read them."""
     if key is None and staged:
-        connection.read_parquet([str(path) for path in staged]).create_view("staged")
+        connection.execute("SET VARIABLE staged = $1", [[str(path) for path in staged]])
+        connection.execute("CREATE OR REPLACE TEMP VIEW staged AS FROM read_parquet(getvariable('staged'))")
         yield
         return
     for path in staged:

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,14 @@ import psutil
 from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
 
-from expirytrack_dagster.errors import StorageError
-from expirytrack_dagster.warehouse.encryption import archive_key, connect
+from expirytrack_dagster.address import KINDS, standard
+from expirytrack_dagster.errors import ConfigurationError, StorageError
+from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
-from expirytrack_dagster.warehouse.migrate import is_current, migrate
+from expirytrack_dagster.warehouse.stores import DuckDBFile, Store, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from expirytrack_dagster.settings import Settings
 
@@ -49,32 +50,36 @@ _CONFINED = (
 
 
 class Warehouse:
-    """The DuckDB file of the archive; cheap to make, opens nothing until it is used.
+    """The archive; cheap to make, opens nothing until it is used.
 
     Safe between processes, and between threads that share it. Blocks must not be nested.
     """
 
     def __init__(
         self,
-        database: Path,
+        store: Store | Path,
         *,
         lock_timeout: float = 60.0,
         settings: Mapping[str, str | int] = MappingProxyType({}),
         key: bytes | None = None,
+        published: Path | None = None,
     ) -> None:
-        """Name the file.
+        """Name the store.
 
         Args:
-            database: the DuckDB file; it and its folder are made when first used.
+            store: where it is, or the path of a DuckDB file; the file and its folder are made when first used.
             lock_timeout: seconds to wait, in all, for others who have the file open.
             settings: DuckDB's own, such as `memory_limit`.
-            key: 32 bytes with which the file is encrypted; a plain file if None.
+            key: 32 bytes with which the DuckDB file is encrypted; a plain file if None.
+            published: folder of the copy that readers use; `published` beside the file if None.
         """
-        self.database = database
+        self.store = DuckDBFile(store, key) if isinstance(store, Path) else store
+        self.database = self.store.database
+        self.published = published or self.database.with_name("published")
         self.lock_timeout = lock_timeout
         self.settings = settings
-        self.key = key
-        self._lock = FileLock(database.with_suffix(".duckdb.lock"))
+        self.key = self.store.key
+        self._lock = FileLock(self.database.with_name(f"{self.database.name}.lock"))
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -87,7 +92,7 @@ class Warehouse:
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
         """
         with self._connected(read_only=False) as connection:
-            migrate(connection, self.database)
+            self.store.migrate(connection)
             connection.begin()
             try:
                 yield connection
@@ -109,12 +114,13 @@ class Warehouse:
         """
         if self.database.exists():
             with self._connected(read_only=True) as connection:
-                if is_current(connection, self.database):
+                if self.store.is_current(connection):
                     yield connection
                     return
         with self.writing():
             pass  # opening it for writing brings the schema up to date
         with self._connected(read_only=True) as connection:
+            self.store.is_current(connection)
             yield connection
 
     @contextmanager
@@ -145,8 +151,11 @@ class Warehouse:
             except OSError as error:
                 raise storage_error(error, target) from error
             after = self.database.stat()
-            log = self.database.with_name(f"{self.database.name}.wal")
-            if log.exists() or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            logs = [self.database.with_name(f"{self.database.name}{end}") for end in (".wal", "-wal", "-journal")]
+            if any(log.exists() for log in logs) or (before.st_mtime_ns, before.st_size) != (
+                after.st_mtime_ns,
+                after.st_size,
+            ):
                 raise StorageError(
                     f"The database {self.database} was written by another program while it was copied: close that "
                     "program and try again."
@@ -193,9 +202,32 @@ class Warehouse:
             reraise=True,
         )
         config = {**(_READING if read_only else _WRITING), **self.settings}
-        return retrying(connect, self.database, self.key, read_only=read_only, config=config)
+        return retrying(self.store.connect, read_only=read_only, config=config)
 
 
-def open_warehouse(settings: Settings) -> Warehouse:
-    """Return the archive of this home as its settings describe it; raises like the vault when it is encrypted."""
-    return Warehouse(settings.database, lock_timeout=settings.lock_timeout, key=archive_key(settings))
+def open_warehouse(
+    settings: Settings, *, patience: float | None = None, engine: Mapping[str, str | int] = MappingProxyType({})
+) -> Warehouse:
+    """Return the archive of this home as its settings describe it; raises like the vault when it is encrypted.
+
+    Args:
+        settings: whose.
+        patience: seconds to wait for others who have it open; the settings' if None.
+        engine: DuckDB's own settings, such as `memory_limit`.
+
+    Raises:
+        ConfigurationError: the address cannot be encrypted, or the home holds an archive of another kind.
+    """
+    for kind in KINDS:
+        other = standard(kind, settings.home)
+        if kind != settings.address.kind and other.path.exists():
+            raise ConfigurationError(
+                f"The home {settings.home} has the archive {other}, and all that is in it belongs to that one: set "
+                f"EXPIRYTRACK_WAREHOUSE to {other}, or EXPIRYTRACK_HOME to another folder."
+            )
+    return Warehouse(
+        store_of(settings.address, archive_key(settings)),
+        lock_timeout=settings.lock_timeout if patience is None else patience,
+        settings=engine,
+        published=settings.published,
+    )

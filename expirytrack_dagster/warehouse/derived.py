@@ -36,12 +36,12 @@ _MODEST = "SET memory_limit = '300MB'"
 """A cell of 2,300,000 candles takes as long as without it, and 0.5 GB instead of 0.8: what does not fit is spilled."""
 
 _NOTE = """
-DELETE FROM derived_cells
+DELETE FROM main.derived_cells
 WHERE asset = $asset AND underlying = $underlying AND expiry IS NOT DISTINCT FROM $expiry::DATE;
 
-INSERT INTO derived_cells BY NAME
+INSERT INTO main.derived_cells BY NAME
 SELECT $asset AS asset, $underlying AS underlying, $expiry::DATE AS expiry, $source_version AS source_version,
-    $rate AS rate, $rows AS rows;
+    $rate AS rate, $rows AS rows, now() AS derived_at;
 """
 
 _BARS_VERSION = """
@@ -63,7 +63,9 @@ WHERE underlying = $underlying AND expiry = $expiry AND source_version = $versio
 """
 
 _COLUMNS = """
-SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = $table ORDER BY column_index
+SELECT column_name, data_type, comment FROM duckdb_columns()
+WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = $table
+ORDER BY column_index
 """
 
 

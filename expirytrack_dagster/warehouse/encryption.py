@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 
+_NEEDED = {"httpfs": "EXPIRYTRACK_ENCRYPTION", "sqlite_scanner": "A sqlite: address in EXPIRYTRACK_WAREHOUSE"}
+
+
 def archive_key(settings: Settings) -> bytes | None:
     """Return the key of this home's archive; None when the settings leave it plain. Raises like the vault."""
     if not settings.encryption:
@@ -77,20 +80,27 @@ def spilling_safely(database: Path) -> dict[str, str | int]:
 
 def load_extension(connection: duckdb.DuckDBPyConnection) -> None:
     """Give a connection the cryptography without which DuckDB writes nothing encrypted; raises like `connect`."""
-    connection.execute(f"LOAD '{_extension()}'")
+    load(connection, "httpfs")
+
+
+def load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
+    """Load an extension of DuckDB from its installed package, never from a network.
+
+    Raises:
+        ConfigurationError: the package is not installed.
+    """
+    name = f"duckdb-extension-{extension.replace('_', '-')}"
+    try:
+        package = files(f"duckdb_extension_{extension}")
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"{_NEEDED[extension]} needs the package {name} of DuckDB's own version: install "
+            f"{name}=={duckdb.__version__}."
+        ) from None
+    path = str(package / "extensions" / f"v{duckdb.__version__}" / f"{extension}.duckdb_extension")
+    connection.execute("LOAD '{}'".format(path.replace("'", "''")))
 
 
 def quoted(name: str) -> str:
     """Return the name as an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _extension() -> str:
-    try:
-        package = files("duckdb_extension_httpfs")
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "EXPIRYTRACK_ENCRYPTION needs the package duckdb-extension-httpfs of DuckDB's own version: install "
-            f"duckdb-extension-httpfs=={duckdb.__version__}."
-        ) from None
-    return str(package / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension").replace("'", "''")

@@ -26,10 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_LOCKED_ELSEWHERE = ("Could not set lock on file", "File is already open in")
+_LOCKED_ELSEWHERE = ("Could not set lock on file", "File is already open in", "database is locked")
 _OPEN_HERE = ("with a different configuration than existing connections", "Unique file handle conflict")
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "not enough space", "failed to offload")
-_DAMAGED = ("not a valid DuckDB database file", "Corrupt database file", "Computed AES tag differs")
+_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "not enough space",
+    "failed to offload",
+    "disk is full",
+)
+_DAMAGED = (
+    *("not a valid DuckDB database file", "Corrupt database file", "Computed AES tag differs"),
+    *("file is not a database", "database disk image is malformed"),
+)
 _ENCRYPTED, _PLAIN, _OTHER_KEY = "without a key", "is not encrypted", "Wrong encryption key"
 _CUT_OFF = "Could not read enough bytes"
 # POSIX: `Conflicting lock is held in PROGRAM (PID 7). ...`; Windows: `File is already open in` and such a line below.

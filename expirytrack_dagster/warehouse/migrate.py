@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+APPLIED = "INSERT INTO schema_version (version, name) VALUES (?, ?)"
+"""Notes a step; its number and name are bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One step of the schema: its number, its name and its statements."""
@@ -46,7 +50,7 @@ def is_current(connection: duckdb.DuckDBPyConnection, database: Path) -> bool:
     Raises:
         SchemaTooNew: steps have been applied that this program does not know.
     """
-    return _version(connection, database) == migrations()[-1].version
+    return version_of(connection, database) == migrations()[-1].version
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
@@ -55,25 +59,33 @@ def migrate(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
     Raises:
         SchemaTooNew: steps have been applied that this program does not know; nothing was changed.
     """
-    version = _version(connection, database)
+    version = version_of(connection, database)
     for migration in migrations():
         if migration.version <= version:
             continue
         connection.begin()
         try:
             connection.execute(migration.sql)
-            connection.execute(
-                "INSERT INTO schema_version (version, name) VALUES (?, ?)", [migration.version, migration.name]
-            )
+            connection.execute(APPLIED, [migration.version, migration.name])
             connection.commit()
         except duckdb.Error:
             connection.rollback()
             raise
 
 
-def _version(connection: duckdb.DuckDBPyConnection, database: Path) -> int:
+def version_of(connection: duckdb.DuckDBPyConnection, database: Path) -> int:
+    """Return the number of the last step that was applied, 0 for a new store.
+
+    Args:
+        connection: an open one.
+        database: what is named in the sentence.
+
+    Raises:
+        SchemaTooNew: steps have been applied that this program does not know.
+    """
     try:
-        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone() or (0,)
+        asked = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version")
+        (version,) = asked.fetchone() or (0,)
     except duckdb.CatalogException:
         return 0  # a new file has no such table yet
     known = migrations()[-1].version

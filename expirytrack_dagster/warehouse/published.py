@@ -168,11 +168,6 @@ def accept_key(connection: duckdb.DuckDBPyConnection, archive_key: bytes) -> Non
     connection.execute(f"PRAGMA add_parquet_key('published', '{base64.b64encode(parquet_key(archive_key)).decode()}')")
 
 
-def folder_of(database: Path) -> Path:
-    """Return the folder in which the published files of an archive lie."""
-    return database.with_name("published")
-
-
 def load(folder: Path) -> Manifest | None:
     """Return what is published in a folder; None where nothing is.
 
@@ -204,7 +199,7 @@ def publish(
     Raises:
         StorageError: also DatabaseLocked; what was published stays.
     """
-    folder = folder_of(warehouse.database)
+    folder = warehouse.published
     changes: dict[tuple[str, date], Change] = {}
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -253,7 +248,9 @@ def forget(folder: Path) -> None:
 def physical_columns(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[list[str], dict[str, str]]:
     """Return the stored columns of a table of `BY_CELL`, and its generated ones with their expressions."""
     found = connection.execute(
-        "SELECT column_name, column_default FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [table]
+        "SELECT column_name, column_default FROM duckdb_columns() "
+        "WHERE schema_name = 'main' AND table_name = ? ORDER BY column_index",
+        [table],
     ).fetchall()
     stored = [name for name, expression in found if expression is None]
     return stored, {name: expression for name, expression in found if expression is not None}

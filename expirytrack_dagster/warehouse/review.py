@@ -37,7 +37,7 @@ class Selection:
 # `obstacle` is why a row cannot be released; the order is that of the sentences' usefulness.
 _CHOOSE = """
 CREATE OR REPLACE TEMP TABLE chosen AS
-SELECT quarantine.rowid AS place, quarantine.*, CASE
+SELECT *, CASE
     WHEN ts IS NULL OR open IS NULL OR high IS NULL OR low IS NULL OR close IS NULL OR volume IS NULL
         OR open_interest IS NULL THEN 'a value is missing'
     WHEN epoch_us(ts) % 60000000 <> 0 THEN 'it is not on the minute'
@@ -55,7 +55,7 @@ AND ($rule IS NULL OR rule = $rule) AND ($instrument_key IS NULL OR instrument_k
 ORDER BY underlying, expiry, instrument_key, ts
 """
 
-_SHOWN = "SELECT * EXCLUDE (place) FROM chosen ORDER BY underlying, expiry, instrument_key, ts"
+_SHOWN = "SELECT * FROM chosen ORDER BY underlying, expiry, instrument_key, ts"
 
 _CONTRACTS = "SELECT DISTINCT underlying, expiry, instrument_key FROM chosen"
 
@@ -71,10 +71,10 @@ _RELEASE = (
         open_interest
     FROM chosen
     """,  # noqa: S608 -- our own constant
-    f"DELETE FROM candles WHERE (underlying, expiry, instrument_key) IN ({_CONTRACTS})",  # noqa: S608 -- our own constant
-    "INSERT INTO candles BY NAME SELECT * FROM merged ORDER BY underlying, expiry, instrument_key, minute",
+    f"DELETE FROM main.candles WHERE (underlying, expiry, instrument_key) IN ({_CONTRACTS})",  # noqa: S608 -- our own constant
+    "INSERT INTO main.candles BY NAME SELECT * FROM merged ORDER BY underlying, expiry, instrument_key, minute",
     """
-    UPDATE contract_status AS status SET candles = now.rows, first_ts = now.first_ts, last_ts = now.last_ts
+    UPDATE main.contract_status AS status SET candles = now.rows, first_ts = now.first_ts, last_ts = now.last_ts
     FROM (SELECT underlying, expiry, instrument_key, count(*) AS rows, to_timestamp(min(minute) * 60) AS first_ts,
             to_timestamp(max(minute) * 60) AS last_ts
           FROM merged GROUP BY ALL) AS now
@@ -83,10 +83,19 @@ _RELEASE = (
     """,
 )
 
-_TAKE_OUT = "DELETE FROM quarantine WHERE rowid IN (SELECT place FROM chosen)"
+# Rows have no names of their own: of those that are alike, all were chosen, with the same obstacle, or none.
+_TAKE_OUT = (
+    f"""
+    CREATE OR REPLACE TEMP TABLE staying AS
+    FROM quarantine SEMI JOIN ({_CONTRACTS}) USING (underlying, expiry, instrument_key)
+    EXCEPT ALL SELECT * EXCLUDE (obstacle) FROM chosen
+    """,  # noqa: S608 -- our own constant
+    f"DELETE FROM main.quarantine WHERE (underlying, expiry, instrument_key) IN ({_CONTRACTS})",  # noqa: S608 -- as above
+    "INSERT INTO main.quarantine BY NAME FROM staying ORDER BY underlying, expiry, instrument_key, ts",
+)
 
 _COUNT = """
-UPDATE contract_status AS status
+UPDATE main.contract_status AS status
 SET quarantined = quarantined - gone.rows, discarded = discarded + CASE $action WHEN 'discard' THEN gone.rows ELSE 0 END
 FROM (SELECT underlying, expiry, instrument_key, count(*) AS rows FROM chosen GROUP BY ALL) AS gone
 WHERE status.underlying = gone.underlying AND status.expiry = gone.expiry
@@ -94,7 +103,7 @@ AND status.instrument_key = gone.instrument_key
 """
 
 _NOTE = """
-INSERT INTO reviews BY NAME
+INSERT INTO main.reviews BY NAME
 SELECT now() AS reviewed_at, $reviewer AS reviewer, $action AS action, underlying, expiry, instrument_key, rule, run_id,
     min(ts) AS first_ts, max(ts) AS last_ts, count(*) AS rows
 FROM chosen GROUP BY ALL ORDER BY ALL
@@ -130,7 +139,8 @@ def review(warehouse: Warehouse, selection: Selection, action: Action, reviewer:
             require_intact(connection, cell)
         for statement in _RELEASE if action == "release" else ():
             connection.execute(statement)
-        connection.execute(_TAKE_OUT)
+        for statement in _TAKE_OUT:
+            connection.execute(statement)
         connection.execute(_COUNT, {"action": action})
         connection.execute(_NOTE, {"action": action, "reviewer": reviewer})
         for cell in cells:

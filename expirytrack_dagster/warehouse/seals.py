@@ -31,14 +31,14 @@ SELECT 1 FROM contracts LEFT JOIN contract_status USING (underlying, expiry, ins
 WHERE {_OF_CELL} AND coalesce(status NOT IN {FINAL}, true)
 """  # noqa: S608 -- our own constants
 
-_BREAK = f"DELETE FROM cell_seals WHERE {_OF_CELL}"  # noqa: S608 -- a constant condition
+_BREAK = f"DELETE FROM main.cell_seals WHERE {_OF_CELL}"  # noqa: S608 -- a constant condition
 
 _RECOUNT = f"""
-UPDATE cell_seals SET contracts = (SELECT count(*) FROM contracts WHERE {_OF_CELL}) WHERE {_OF_CELL}
+UPDATE main.cell_seals SET contracts = (SELECT count(*) FROM contracts WHERE {_OF_CELL}) WHERE {_OF_CELL}
 """  # noqa: S608 -- a constant condition
 
 _SEAL = f"""
-INSERT INTO cell_seals BY NAME
+INSERT INTO main.cell_seals BY NAME
 SELECT $underlying AS underlying, $expiry AS expiry, (SELECT count(*) FROM contracts WHERE {_OF_CELL}) AS contracts,
     count(*) AS candles, ({HASHES} % {WIDTH})::UBIGINT AS checksum, now() AS sealed_at
 FROM candles WHERE {_OF_CELL}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from expirytrack_dagster.warehouse.encryption import connect
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def soundness(warehouse: Warehouse) -> Soundness:
     """
     with warehouse.alone():
         try:
-            opened = connect(warehouse.database, warehouse.key, read_only=True, config={"threads": 1})
+            opened = warehouse.store.connect(read_only=True, config={"threads": 1})
             with closing(opened) as connection:
                 counted = connection.execute(_COUNTED).fetchone()
         except duckdb.Error as error:

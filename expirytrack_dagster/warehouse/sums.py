@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TABLES = """
 SELECT table_name FROM duckdb_tables()
-WHERE database_name = current_database() AND schema_name = 'main' AND NOT internal ORDER BY table_name
+WHERE schema_name = 'main' AND NOT internal AND NOT temporary ORDER BY table_name
 """
 
 

@@ -88,6 +88,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the small archive once, and return its file."""
     folder = tmp_path_factory.mktemp("pristine")
     small = SmallArchive(Warehouse(folder / "archive.duckdb"), folder / "staging")
+    fill(small)
+    return small.warehouse.database
+
+
+def fill(small: SmallArchive) -> None:
+    """Write what a small archive holds."""
     a, b, c = keys()
     dates = pd.DataFrame({"expiry": [EXPIRY, EMPTY, UNCOLLECTED], "underlying_key": "NSE_INDEX|Nifty 50"})
     contracts = pd.DataFrame({"instrument_key": [a, b, c], "instrument_type": "CE", "strike_price": [1.0, 2.0, 3.0]})
@@ -106,12 +112,17 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pd.concat([bars(a, 0, MINUTES), bars(b, 0, MINUTES)]),
         bad,
     )
-    return small.warehouse.database
 
 
 @pytest.fixture
-def archive(pristine: Path, tmp_path: Path) -> SmallArchive:
+def copied(pristine: Path, tmp_path: Path) -> SmallArchive:
     """Give a copy of the small archive."""
     copy = tmp_path / "archive.duckdb"
     shutil.copy(pristine, copy)
     return SmallArchive(Warehouse(copy, lock_timeout=5.0), tmp_path / "staging")
+
+
+@pytest.fixture
+def archive(copied: SmallArchive) -> SmallArchive:
+    """Give the archive that a test may change; a module may have others in its place."""
+    return copied

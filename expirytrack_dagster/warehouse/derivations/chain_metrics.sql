@@ -3,9 +3,9 @@
 -- Max pain without a sum for every pair of strikes: if K is where the underlying settles, what all options pay falls
 -- with K as long as the calls open up to K are fewer than the puts open beyond it, and rises from then on. So it is the
 -- lowest strike up to which calls and puts together are as many as all puts.
-DELETE FROM chain_metrics WHERE underlying = $underlying AND expiry = $expiry;
+DELETE FROM main.chain_metrics WHERE underlying = $underlying AND expiry = $expiry;
 
-INSERT INTO chain_metrics BY NAME
+INSERT INTO main.chain_metrics BY NAME
 WITH chain AS (
     SELECT *, (ts + INTERVAL 330 MINUTE)::DATE AS day FROM option_chain
     WHERE underlying = $underlying AND expiry = $expiry

@@ -1,8 +1,8 @@
 -- Three rules at once. A rule looks at the trading day before, so that it could have been followed; it never goes back
 -- to an earlier future. Where the future that it wants has no bar, the next later one that has is taken.
-DELETE FROM continuous_futures WHERE underlying = $underlying;
+DELETE FROM main.continuous_futures WHERE underlying = $underlying;
 
-INSERT INTO continuous_futures BY NAME
+INSERT INTO main.continuous_futures BY NAME
 WITH bars AS (
     SELECT * FROM daily_bars WHERE underlying = $underlying AND instrument_type = 'FUT'
 ),

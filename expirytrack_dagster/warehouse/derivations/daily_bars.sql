@@ -1,7 +1,7 @@
 -- A day is one of India. Its first and last price are those of its first and last minute.
-DELETE FROM daily_bars WHERE underlying = $underlying AND expiry = $expiry;
+DELETE FROM main.daily_bars WHERE underlying = $underlying AND expiry = $expiry;
 
-INSERT INTO daily_bars BY NAME
+INSERT INTO main.daily_bars BY NAME
 WITH bars AS (
     SELECT
         instrument_key,

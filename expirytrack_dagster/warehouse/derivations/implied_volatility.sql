@@ -1,7 +1,7 @@
 -- black76() is registered by derived.py: the formulas of analytics/, a vector of rows at a time.
-DELETE FROM implied_volatility WHERE underlying = $underlying AND expiry = $expiry;
+DELETE FROM main.implied_volatility WHERE underlying = $underlying AND expiry = $expiry;
 
-INSERT INTO implied_volatility BY NAME
+INSERT INTO main.implied_volatility BY NAME
 WITH options AS (
     SELECT ts, strike_price, 'CE' AS instrument_type, ce_key AS instrument_key, ce_close AS price, forward, years, rate
     FROM option_chain

@@ -2,9 +2,9 @@
 -- which both options traded, put-call parity names one; the median over the strikes nearest the money is not moved by
 -- a stale or a broken price, nor much by the rate, since call less put is small there. Where too few strikes traded
 -- on both sides it is the future's price, and where that did not trade either it is unknown.
-DELETE FROM option_chain WHERE underlying = $underlying AND expiry = $expiry;
+DELETE FROM main.option_chain WHERE underlying = $underlying AND expiry = $expiry;
 
-INSERT INTO option_chain BY NAME
+INSERT INTO main.option_chain BY NAME
 WITH listed AS (
     SELECT instrument_key, instrument_type, strike_price FROM contracts
     WHERE underlying = $underlying AND expiry = $expiry

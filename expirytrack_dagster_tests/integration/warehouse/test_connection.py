@@ -55,8 +55,10 @@ import sys
 from pathlib import Path
 from expirytrack_dagster.warehouse.connection import Warehouse
 with Warehouse(Path(sys.argv[1]), key=bytes.fromhex(sys.argv[-1]) or None).writing() as connection:
-    connection.execute("DELETE FROM expiries")
-    connection.execute("INSERT INTO expiries SELECT 'new' || i, DATE '2025-08-28', 'k', now() FROM range(400000) t(i)")
+    connection.execute("DELETE FROM main.expiries")
+    connection.execute(
+        "INSERT INTO main.expiries SELECT 'new' || i, DATE '2025-08-28', 'k', now() FROM range(400000) t(i)"
+    )
     if sys.argv[2] == "committed":
         connection.commit()
     print("ready", flush=True)
@@ -86,7 +88,9 @@ def database(tmp_path: Path, key: bytes | None) -> Path:
     """Give an archive with three rows."""
     path = tmp_path / "a.duckdb"
     with Warehouse(path, key=key).writing() as connection:
-        connection.execute("INSERT INTO expiries SELECT 'old' || i, DATE '2025-08-28', 'k', now() FROM range(3) t(i)")
+        connection.execute(
+            "INSERT INTO main.expiries SELECT 'old' || i, DATE '2025-08-28', 'k', now() FROM range(3) t(i)"
+        )
     return path
 
 
@@ -178,9 +182,9 @@ from expirytrack_dagster.warehouse.connection import Warehouse
 resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
 try:
     with Warehouse(Path(sys.argv[1]), key=bytes.fromhex(sys.argv[-1]) or None).writing() as connection:
-        connection.execute("DELETE FROM expiries")
+        connection.execute("DELETE FROM main.expiries")
         connection.execute(
-            "INSERT INTO expiries SELECT md5(i::TEXT), DATE '2025-08-28', 'k', now() FROM range(200000) t(i)"
+            "INSERT INTO main.expiries SELECT md5(i::TEXT), DATE '2025-08-28', 'k', now() FROM range(200000) t(i)"
         )
 except DiskFull as error:
     print(error)
@@ -202,7 +206,7 @@ def test_a_read_only_folder_is_a_storage_error(database: Path, key: bytes | None
 
 def _write(database: Path, key: bytes | None, lock_timeout: float) -> None:
     with Warehouse(database, lock_timeout=lock_timeout, key=key).writing() as connection:
-        connection.execute("INSERT INTO expiries VALUES ('more', DATE '2025-08-28', 'k', now())")
+        connection.execute("INSERT INTO main.expiries VALUES ('more', DATE '2025-08-28', 'k', now())")
 
 
 def test_duckdb_is_the_version_whose_texts_are_known() -> None:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONTRACTS = """
-INSERT INTO contracts BY NAME
+INSERT INTO main.contracts BY NAME
 SELECT 'NSE_FO|' || n || '|28-08-2025' AS instrument_key, 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry,
     CASE n % 2 WHEN 0 THEN 'CE' ELSE 'PE' END AS instrument_type, 20000 + n // 2 * 50 AS strike_price
 FROM range(200) AS r(n)
 """
 # Every option trades in every minute of 31 days: a bell of time value around 22,500 upon what it is worth at once.
 CANDLES = """
-INSERT INTO candles BY NAME
+INSERT INTO main.candles BY NAME
 WITH priced AS (
     SELECT *, greatest(0, CASE instrument_type WHEN 'CE' THEN 1 ELSE -1 END * (22500 - strike_price))
         + 0.05 + 300 * exp(-((strike_price - 22500) / 1000) ** 2) AS price

@@ -48,7 +48,7 @@ import sys
 from pathlib import Path
 from expirytrack_dagster.warehouse.connection import Warehouse
 with Warehouse(Path(sys.argv[1])).writing() as connection:
-    connection.execute("DELETE FROM candles")
+    connection.execute("DELETE FROM main.candles")
     print("ready", flush=True)
     sys.stdin.read()
     raise SystemExit

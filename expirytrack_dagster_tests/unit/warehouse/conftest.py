@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from expirytrack_dagster.address import Address
 from expirytrack_dagster.security.parquet import encrypting
 from expirytrack_dagster.warehouse.cells import CellWrite, write_candles
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.stores import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from expirytrack_dagster.address import Kind
 
 FIRST = datetime(2025, 8, 1, 3, 45, tzinfo=UTC)  # 09:15 in India
 
@@ -74,17 +78,31 @@ class Cell:
         return write_candles(warehouse, underlying, self.expiry, self.staged, self.status, run_id, self.key)
 
 
-@pytest.fixture(params=[None, bytes(range(32))], ids=["plain", "encrypted"])
-def key(request: pytest.FixtureRequest) -> bytes | None:
-    """Give no key and a key: what holds for a plain archive holds for an encrypted one."""
-    key: bytes | None = request.param
-    return key
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses an archive on each kind; on SQLite only where a module says so, which takes thrice as long."""
+    if "place" in metafunc.fixturenames:
+        places = getattr(metafunc.module, "PLACES", ("plain", "encrypted"))
+        metafunc.parametrize("place", places, indirect=True)
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path, key: bytes | None) -> Warehouse:
+def place(request: pytest.FixtureRequest) -> str:
+    """Name a kind of archive: what holds for one holds for each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def key(place: str) -> bytes | None:
+    """Give the key of an archive that is encrypted."""
+    return bytes(range(32)) if place == "encrypted" else None
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, place: str, key: bytes | None) -> Warehouse:
     """Give an archive that does not exist yet; nothing holds it, so waiting for it is a fault."""
-    return Warehouse(tmp_path / "home" / "expirytrack.duckdb", lock_timeout=5.0, key=key)
+    kind: Kind = "sqlite" if place == "sqlite" else "duckdb"
+    address = Address(kind, tmp_path / "home" / f"expirytrack.{kind}")
+    return Warehouse(store_of(address, key), lock_timeout=5.0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from expirytrack_dagster.warehouse.encryption import connect
 if TYPE_CHECKING:
     from pathlib import Path
 
-ADD = "INSERT INTO expiries VALUES (?, DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())"
+ADD = "INSERT INTO main.expiries VALUES (?, DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())"
 COUNT = "SELECT count(*) FROM expiries"
 
 
@@ -114,7 +114,7 @@ def test_settings_reach_the_engine(tmp_path: Path, key: bytes | None) -> None:
 def test_a_newer_file_is_refused_to_readers_and_writers(warehouse: Warehouse) -> None:
     """An old program would misread it."""
     with warehouse.writing() as connection:
-        connection.execute("INSERT INTO schema_version (version, name) VALUES (99, 'of the future')")
+        connection.execute("INSERT INTO main.schema_version (version, name) VALUES (99, 'of the future')")
     with pytest.raises(SchemaTooNew), warehouse.reading():
         pass
     with pytest.raises(SchemaTooNew), warehouse.writing():

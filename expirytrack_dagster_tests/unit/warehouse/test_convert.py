@@ -38,7 +38,7 @@ DEFINITIONS = {
 def full(warehouse: Warehouse, cell: Cell) -> Warehouse:
     """Return an archive with candles, bad rows, states, a seal, and a view and a macro of the user's own."""
     with warehouse.writing() as connection:
-        connection.execute("INSERT INTO expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
+        connection.execute("INSERT INTO main.expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
         connection.execute("CREATE VIEW mine AS SELECT max(ts) AS latest FROM candles")
         connection.execute("CREATE MACRO twice(x) AS 2 * x")
     cell.add("NSE_FO|1|28-08-2025", good=300, bad=3).add("NSE_FO|2|28-08-2025", good=0).write(warehouse)
@@ -91,7 +91,7 @@ def test_a_copy_that_is_not_equal_changes_nothing(full: Warehouse, place: str, m
     def lose(archive: Warehouse, new: Path, key: bytes) -> None:
         copied(archive, new, key)
         with closing(connect(new, key, read_only=False, config={})) as connection:
-            connection.execute("DELETE FROM candles WHERE minute = (SELECT min(minute) FROM candles)")
+            connection.execute("DELETE FROM main.candles WHERE minute = (SELECT min(minute) FROM candles)")
 
     def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")

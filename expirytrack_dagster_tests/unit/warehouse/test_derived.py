@@ -268,7 +268,7 @@ def series(tmp_path: Path) -> Warehouse:
     bars_ = pd.DataFrame(rows)
     with warehouse.writing() as connection:
         connection.register("given", bars_)
-        connection.execute("""INSERT INTO daily_bars BY NAME
+        connection.execute("""INSERT INTO main.daily_bars BY NAME
         SELECT 'NIFTY' AS underlying, expiry, key AS instrument_key,
         'FUT' AS instrument_type, day, close AS open, close AS high, close AS low, close, volume, open_interest,
         1 AS minutes, now() AS first_ts, now() AS last_ts FROM given""")
@@ -299,7 +299,7 @@ def test_a_gap_that_nobody_can_know_is_null(tmp_path: Path) -> None:
     """Two futures that never traded on the same day leave everything before the roll without an adjustment."""
     warehouse = series(tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("DELETE FROM daily_bars WHERE instrument_key = 'F1' AND day <= DATE '2025-01-03'")
+        connection.execute("DELETE FROM main.daily_bars WHERE instrument_key = 'F1' AND day <= DATE '2025-01-03'")
     derive_continuous(warehouse, "NIFTY")
     rows = frame(warehouse, "SELECT * FROM continuous_futures WHERE rule = 'expiry' ORDER BY day")
     assert rows["difference"].isna().tolist() == [True, True, True, False, False, False]
@@ -311,7 +311,7 @@ def test_evening_minutes_belong_to_their_day_and_time_still_runs_to_the_close(tm
     warehouse = Warehouse(tmp_path / "a.duckdb")
     store_cell(warehouse, MARKET, "NIFTY", MONTHLY, tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("DELETE FROM candles WHERE ts >= '2025-08-28 00:00:00+05:30'")
+        connection.execute("DELETE FROM main.candles WHERE ts >= '2025-08-28 00:00:00+05:30'")
     derive(warehouse, "option_chain", "NIFTY", MONTHLY, RATE)
     last = frame(warehouse, "SELECT ts, years FROM option_chain ORDER BY ts DESC LIMIT 1").iloc[0]
     left = pd.Timestamp("2025-08-28 15:30", tz="Asia/Kolkata") - last["ts"] - timedelta(minutes=1)
@@ -323,9 +323,10 @@ def test_the_future_stands_in_where_parity_says_nothing(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "a.duckdb")
     store_cell(warehouse, SyntheticMarket(strikes=1, days=1, today=date(2025, 9, 15)), "NIFTY", MONTHLY, tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("""DELETE FROM candles WHERE instrument_key IN (SELECT instrument_key FROM contracts WHERE
+        connection.execute("""DELETE FROM main.candles WHERE instrument_key IN (
+            SELECT instrument_key FROM contracts WHERE
         strike_price = (SELECT min(strike_price) FROM contracts))""")
-        connection.execute("""DELETE FROM candles WHERE minute % 2 = 0 AND instrument_key IN
+        connection.execute("""DELETE FROM main.candles WHERE minute % 2 = 0 AND instrument_key IN
         (SELECT instrument_key FROM contracts WHERE instrument_type = 'FUT')""")
     for table in CELL_TABLES:
         derive(warehouse, table, "NIFTY", MONTHLY, RATE)

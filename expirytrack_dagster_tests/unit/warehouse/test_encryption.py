@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = bytes(range(7, 39))
-NAMES = "INSERT INTO expiries SELECT 'PLAINTEXT' || n, DATE '2025-08-28', 'NSE_INDEX|x', now() FROM range({}) AS r(n)"
+NAMES = (
+    "INSERT INTO main.expiries SELECT 'PLAINTEXT' || n, DATE '2025-08-28', 'NSE_INDEX|x', now() FROM range({}) AS r(n)"
+)
 SUM = "SELECT count(*), sum(hash(expiries)) FROM expiries"
 
 
@@ -52,7 +54,7 @@ def test_the_rows_cannot_be_read_in_any_file(tmp_path: Path) -> None:
     warehouse = made(tmp_path / "archive.duckdb")
     with closing(connect(warehouse.database, KEY, read_only=False, config={"memory_limit": "100MB"})) as connection:
         connection.execute("SET threads = 1")
-        connection.execute("INSERT INTO expiries VALUES ('PLAINTEXT', DATE '2024-01-01', 'x', now())")
+        connection.execute("INSERT INTO main.expiries VALUES ('PLAINTEXT', DATE '2024-01-01', 'x', now())")
         asked = "SELECT 'PLAINTEXT' || n || repeat('x', 60) AS t FROM range(3000000) AS r(n) ORDER BY hash(n)"
         rows = connection.execute(asked)
         assert rows.fetchone()

@@ -82,7 +82,7 @@ def filled(warehouse: Warehouse) -> bytes:
     """Return the bytes of an archive with some megabytes of rows."""
     with warehouse.writing() as connection:
         connection.execute(
-            "INSERT INTO expiries SELECT 'U' || i, DATE '2025-08-28', md5(i::TEXT), now() FROM range(30000) t(i)"
+            "INSERT INTO main.expiries SELECT 'U' || i, DATE '2025-08-28', md5(i::TEXT), now() FROM range(30000) t(i)"
         )
     return warehouse.database.read_bytes()
 

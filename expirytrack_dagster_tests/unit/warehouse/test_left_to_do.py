@@ -17,7 +17,7 @@ def test_cells_without_a_seal(archive: SmallArchive) -> None:
     frame = reader.unsealed(archive.warehouse)
     assert [str(day)[:10] for day in frame["expiry"]] == ["2025-09-04"]
     assert frame["contracts"].tolist() == [0]
-    archive.run("DELETE FROM cell_seals", "UPDATE contract_status SET status = 'partial' WHERE candles > 0")
+    archive.run("DELETE FROM main.cell_seals", "UPDATE main.contract_status SET status = 'partial' WHERE candles > 0")
     counted = ["underlying", "expiry", "contracts", "complete", "empty_proven", "partial", "refused", "sealed"]
     whole = reader.cells(archive.warehouse)[counted]
     assert reader.unsealed(archive.warehouse).to_dict("records") == whole.to_dict("records")
@@ -25,7 +25,7 @@ def test_cells_without_a_seal(archive: SmallArchive) -> None:
 
 def test_contracts_of_some_cells(archive: SmallArchive) -> None:
     """Only of the cells that are named, each with its state; a contract that was not asked for has none."""
-    archive.run("DELETE FROM contract_status WHERE candles = 0")
+    archive.run("DELETE FROM main.contract_status WHERE candles = 0")
     frame = reader.open_contracts(archive.warehouse, [("NIFTY", EXPIRY), ("NIFTY", date(2025, 9, 4))])
     assert frame["instrument_key"].tolist() == list(keys())
     assert frame["status"].fillna("").tolist() == ["complete", "complete", ""]
@@ -37,7 +37,7 @@ def test_what_sealed_cells_cost(archive: SmallArchive) -> None:
     assert reader.experience(archive.warehouse).to_dict("records") == [
         {"underlying": "NIFTY", "cells": 1, "contracts": 3, "requests": 3, "rows": 123}
     ]
-    archive.run("UPDATE contract_status SET requests = 40 WHERE candles = 0")
+    archive.run("UPDATE main.contract_status SET requests = 40 WHERE candles = 0")
     assert reader.experience(archive.warehouse)["requests"].tolist() == [4]
-    archive.run("DELETE FROM cell_seals")
+    archive.run("DELETE FROM main.cell_seals")
     assert len(reader.experience(archive.warehouse)) == 0

@@ -64,7 +64,7 @@ def test_an_empty_file_gets_every_step(connection: duckdb.DuckDBPyConnection, tm
 def test_repeating_changes_nothing(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     """Rows and the instants of application stay what they were."""
     migrate(connection, tmp_path)
-    connection.execute("INSERT INTO expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
+    connection.execute("INSERT INTO main.expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
     before = connection.execute("SELECT version, epoch_us(applied_at) FROM schema_version ORDER BY 1").fetchall()
     migrate(connection, tmp_path)
     assert (
@@ -83,7 +83,7 @@ def test_a_file_of_an_older_program_is_brought_up_to_date(
     with monkeypatch.context() as patch:
         patch.setattr(module, "migrations", lambda: older)
         migrate(connection, tmp_path)
-    connection.execute("INSERT INTO expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
+    connection.execute("INSERT INTO main.expiries VALUES ('NIFTY', DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())")
     assert not is_current(connection, tmp_path)
     migrate(connection, tmp_path)
     assert [version for version, _ in applied(connection)] == [migration.version for migration in every]
@@ -93,7 +93,7 @@ def test_a_file_of_an_older_program_is_brought_up_to_date(
 def test_a_newer_file_is_refused_and_left_alone(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     """What a newer program means by its tables is unknown here; the sentence names both versions."""
     migrate(connection, tmp_path)
-    connection.execute("INSERT INTO schema_version (version, name) VALUES (99, 'of the future')")
+    connection.execute("INSERT INTO main.schema_version (version, name) VALUES (99, 'of the future')")
     with pytest.raises(SchemaTooNew, match=rf"version 99, and this program knows only {len(migrations())}"):
         migrate(connection, tmp_path)
     with pytest.raises(SchemaTooNew):
@@ -128,7 +128,7 @@ def test_candles_of_an_older_file_keep_their_rows_order_and_seal(
         patch.setattr(module, "migrations", lambda: first_two)
         migrate(connection, tmp_path)
     connection.execute(
-        "INSERT INTO candles SELECT 'NIFTY', DATE '2025-08-28', 'b' || i // 1000 % 2, "
+        "INSERT INTO main.candles SELECT 'NIFTY', DATE '2025-08-28', 'b' || i // 1000 % 2, "
         "TIMESTAMPTZ '2025-08-01 03:45:00+00' + to_minutes(i % 1000), i + 0.05, i + 1, i, i + 0.5, i * 75, i "
         "FROM range(3000) AS numbers(i)"
     )
@@ -147,7 +147,7 @@ def test_a_candle_off_the_minute_stops_the_step_and_stays(
         patch.setattr(module, "migrations", lambda: first_two)
         migrate(connection, tmp_path)
     connection.execute(
-        "INSERT INTO candles VALUES ('NIFTY', '2025-08-28', 'b', '2025-08-01 03:45:30+00', 1, 1, 1, 1, 1, 1)"
+        "INSERT INTO main.candles VALUES ('NIFTY', '2025-08-28', 'b', '2025-08-01 03:45:30+00', 1, 1, 1, 1, 1, 1)"
     )
     with pytest.raises(duckdb.Error, match="a candle of b is not on the minute"):
         migrate(connection, tmp_path)
@@ -187,7 +187,7 @@ def test_times_say_their_zone(rows: Callable[[str], list[dict[str, Any]]]) -> No
 @pytest.mark.parametrize("status", ["complete", "empty_proven", "partial", "refused", "failed"])
 def test_the_states_are_a_closed_set(warehouse: Warehouse, status: str) -> None:
     """The five states can be stored; the same word in another spelling cannot."""
-    row = "INSERT INTO contract_status BY NAME SELECT 'N' AS underlying, DATE '2025-08-28' AS expiry, 'k' AS "
+    row = "INSERT INTO main.contract_status BY NAME SELECT 'N' AS underlying, DATE '2025-08-28' AS expiry, 'k' AS "
     row += "instrument_key, ? AS status, 1 AS requests, 0 AS candles, 0 AS quarantined, 0 AS duplicates, now() AS "
     row += "checked_at"
     with warehouse.writing() as connection:

@@ -23,7 +23,6 @@ from expirytrack_dagster.warehouse.published import (
     Change,
     File,
     accept_key,
-    folder_of,
     load,
     publish,
 )
@@ -50,7 +49,7 @@ def stored(tmp_path: Path) -> Warehouse:
 
 def files(warehouse: Warehouse, table: str = "candles") -> list[File]:
     """Return what is published of a table."""
-    manifest = load(folder_of(warehouse.database))
+    manifest = load(warehouse.published)
     assert manifest is not None
     return [file for file in manifest.files if file.table == table]
 
@@ -77,7 +76,7 @@ def test_a_first_version_adds_all_rows(tmp_path: Path) -> None:
 
 def test_publishing_again_does_nothing(stored: Warehouse) -> None:
     """Neither a file nor the manifest is written when everything is there."""
-    folder = folder_of(stored.database)
+    folder = stored.published
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert publish(stored) == {}
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -105,10 +104,10 @@ def test_a_refetch_tells_what_it_changed(stored: Warehouse, tmp_path: Path) -> N
     store_bars(stored, "NIFTY", EXPIRY, {key: joined([first, changed])}, tmp_path)
     (change,) = publish(stored, "NIFTY", EXPIRY).values()
     assert (change.previous, change.added, change.removed, change.changed) == (before.version, 1, 3, 2)
-    manifest = load(folder_of(stored.database))
+    manifest = load(stored.published)
     assert manifest is not None
     assert [file.version for file in manifest.kept] == [before.version]
-    assert (folder_of(stored.database) / before.path).exists()
+    assert (stored.published / before.path).exists()
 
 
 def test_a_version_that_comes_back_is_not_kept_twice(stored: Warehouse, tmp_path: Path) -> None:
@@ -120,7 +119,7 @@ def test_a_version_that_comes_back_is_not_kept_twice(stored: Warehouse, tmp_path
     (second,) = files(stored)
     store_bars(stored, "NIFTY", EXPIRY, {key: minutes}, tmp_path)
     publish(stored)
-    manifest = load(folder_of(stored.database))
+    manifest = load(stored.published)
     assert manifest is not None
     assert files(stored)[0].version == first.version != second.version
     assert [file.version for file in manifest.kept] == [second.version]
@@ -139,7 +138,7 @@ def test_derived_rows_are_published_with_their_source(stored: Warehouse) -> None
 
 def test_replaced_files_go_when_nobody_can_read_them(stored: Warehouse, tmp_path: Path) -> None:
     """A chain that was made again: its old file stays for a while, and is removed by a later publication."""
-    folder = folder_of(stored.database)
+    folder = stored.published
     derive(stored, "option_chain", "NIFTY", EXPIRY, 0.065)
     publish(stored)
     (old,) = files(stored, "option_chain")
@@ -157,7 +156,7 @@ def test_replaced_files_go_when_nobody_can_read_them(stored: Warehouse, tmp_path
 def test_what_a_killed_process_left_is_made_up_for(stored: Warehouse, tmp_path: Path) -> None:
     """Committed and not published, with a half-written file beside: the next call that covers the cell publishes it."""
     store_cell(stored, MARKET, "NIFTY", WEEKLY, tmp_path)
-    (folder_of(stored.database) / "candles" / "NIFTY" / "2025-08-21-0000.parquet").write_bytes(b"PAR1 half")
+    (stored.published / "candles" / "NIFTY" / "2025-08-21-0000.parquet").write_bytes(b"PAR1 half")
     assert [file.expiry for file in files(stored)] == [EXPIRY]
     publish(stored)
     assert sorted(file.expiry for file in files(stored) if file.expiry) == [WEEKLY, EXPIRY]
@@ -167,12 +166,12 @@ def test_what_a_killed_process_left_is_made_up_for(stored: Warehouse, tmp_path: 
 def test_a_file_that_is_not_whole_is_published_anew(stored: Warehouse, harm: str) -> None:
     """After a loss of power, or somebody's tidying up; the version stays what it was."""
     (before,) = files(stored)
-    path = folder_of(stored.database) / before.path
+    path = stored.published / before.path
     path.unlink() if harm == "removed" else path.write_bytes(path.read_bytes()[:100])
     assert publish(stored) == {}
     (after,) = files(stored)
     assert (after.version, after.rows) == (before.version, before.rows)
-    assert (folder_of(stored.database) / after.path).stat().st_size == before.size
+    assert (stored.published / after.path).stat().st_size == before.size
 
 
 def test_another_schema_publishes_everything_anew(stored: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +187,7 @@ def test_another_schema_publishes_everything_anew(stored: Warehouse, monkeypatch
 
 def test_a_broken_manifest_is_said(stored: Warehouse) -> None:
     """The sentence says what to do, because everything can be made again."""
-    (folder_of(stored.database) / "manifest.json").write_text("{")
+    (stored.published / "manifest.json").write_text("{")
     with pytest.raises(StorageError, match="remove the folder"):
         publish(stored)
 
@@ -198,7 +197,7 @@ def test_a_cell_that_is_finished_later_is_marked(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "a.duckdb")
     store_cell(warehouse, MARKET, "NIFTY", EXPIRY, tmp_path)
     with warehouse.writing() as connection:
-        connection.execute("DELETE FROM cell_seals")
+        connection.execute("DELETE FROM main.cell_seals")
     publish(warehouse)
     (open_,) = files(warehouse)
     with warehouse.writing() as connection:
@@ -214,7 +213,7 @@ def test_an_encrypted_archive_publishes_nothing_readable(tmp_path: Path) -> None
     warehouse = Warehouse(tmp_path / "a.duckdb", key=bytes(range(32)))
     rows = store_cell(warehouse, MARKET, "NIFTY", EXPIRY, tmp_path)
     publish(warehouse)
-    folder = folder_of(warehouse.database)
+    folder = warehouse.published
     (file,) = files(warehouse)
     assert all(b"NSE_FO" not in path.read_bytes() for path in folder.rglob("*.parquet"))
     with duckdb.connect() as connection:
@@ -235,7 +234,7 @@ def test_a_plain_copy_does_not_outlive_encryption(stored: Warehouse, tmp_path: P
     warehouse = Warehouse(stored.database, key=bytes(32))
     (change,) = publish(warehouse).values()
     assert change.previous is None
-    assert not any((folder_of(stored.database) / path).exists() for path in plain)
+    assert not any((stored.published / path).exists() for path in plain)
     key, minutes = future(warehouse)
     store_bars(warehouse, "NIFTY", EXPIRY, {key: minutes.take(slice(2, None))}, tmp_path)
     (change,) = publish(warehouse).values()

@@ -29,7 +29,7 @@ def rows(warehouse: Warehouse, sql: str) -> list[dict[str, Any]]:
     "sql",
     [
         *("SELECT count(*) FROM candles", "FROM contracts", "WITH one AS (SELECT 1) FROM one", "SHOW TABLES;"),
-        *("DESCRIBE candles", "SUMMARIZE contracts", "EXPLAIN SELECT 1", "SELECT 1 -- ; DELETE FROM candles"),
+        *("DESCRIBE candles", "SUMMARIZE contracts", "EXPLAIN SELECT 1", "SELECT 1 -- ; DELETE FROM main.candles"),
     ],
 )
 def test_what_reads_is_answered(archive: SmallArchive, sql: str) -> None:
@@ -40,14 +40,18 @@ def test_what_reads_is_answered(archive: SmallArchive, sql: str) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        *("DELETE FROM candles", "UPDATE candles SET open = 0", "INSERT INTO expiries SELECT * FROM expiries"),
+        *(
+            "DELETE FROM main.candles",
+            "UPDATE main.candles SET open = 0",
+            "INSERT INTO main.expiries SELECT * FROM expiries",
+        ),
         *("DROP TABLE candles", "CREATE TEMP TABLE mine AS SELECT 1", "ALTER TABLE candles DROP volume"),
-        *("SELECT 1; DELETE FROM candles", "", "-- nothing", "EXPLAIN ANALYZE DELETE FROM candles"),
+        *("SELECT 1; DELETE FROM main.candles", "", "-- nothing", "EXPLAIN ANALYZE DELETE FROM main.candles"),
         *("COPY candles TO '{out}'", "EXPORT DATABASE '{out}'", "ATTACH '{out}'", "INSTALL httpfs", "LOAD httpfs"),
         *("SET lock_configuration = false", "SET enable_external_access = true", "RESET memory_limit", "CHECKPOINT"),
         *("SELECT * FROM read_csv('{secret}')", "FROM '{secret}'", "SELECT * FROM read_text('{secret}')"),
-        *("SELECT * FROM glob('{secret}*')", "FROM sniff_csv('{secret}')", "FROM query('DELETE FROM candles')"),
-        *("FROM secret_frame", "SELECT getenv('HOME')", "PREPARE p AS DELETE FROM candles", "BEGIN", "VACUUM"),
+        *("SELECT * FROM glob('{secret}*')", "FROM sniff_csv('{secret}')", "FROM query('DELETE FROM main.candles')"),
+        *("FROM secret_frame", "SELECT getenv('HOME')", "PREPARE p AS DELETE FROM main.candles", "BEGIN", "VACUUM"),
         *("SELECT * FROM nosuch", "SELEC 1", "SELECT 'a'::INT", "SELECT $1", "CALL pragma_version()"),
     ],
 )
@@ -74,6 +78,6 @@ def test_nothing_else_is(archive: SmallArchive, tmp_path: Path, sql: str, *, enc
 def test_the_connection_itself_is_confined(archive: SmallArchive, tmp_path: Path) -> None:
     """What a reader in Python is given holds without the check of the statement's kind."""
     with archive.warehouse.querying() as connection:
-        for sql in ("DELETE FROM candles", f"ATTACH '{tmp_path / 'x'}'", "SET enable_external_access = true"):
+        for sql in ("DELETE FROM main.candles", f"ATTACH '{tmp_path / 'x'}'", "SET enable_external_access = true"):
             with pytest.raises(Exception, match=r"read-only|disabled|locked"):
                 connection.execute(sql)

@@ -128,7 +128,8 @@ def test_chain_days_follow_the_indian_day(filled: Warehouse) -> None:
     """A bar at 18:30 UTC belongs to the next day in India; a future's strike is missing."""
     with filled.writing() as connection:
         connection.execute(
-            "INSERT INTO candles SELECT 'NIFTY', DATE '2025-08-28', 'e', epoch_us(ts) // 60000000, 1, 1, 1, 1, 1, 1"
+            "INSERT INTO main.candles "
+            "SELECT 'NIFTY', DATE '2025-08-28', 'e', epoch_us(ts) // 60000000, 1, 1, 1, 1, 1, 1"
             " FROM (VALUES (TIMESTAMPTZ '2025-08-01 18:29:00+00'), (TIMESTAMPTZ '2025-08-01 18:30:00+00')) AS given(ts)"
         )
     days = list(reader.chain_days(filled, "NIFTY", EXPIRY))
@@ -165,6 +166,6 @@ def test_no_connection_stays_open(filled: Warehouse) -> None:
     days = reader.chain_days(filled, "NIFTY", EXPIRY)
     next(days)
     with filled.writing() as connection:
-        connection.execute("DELETE FROM candles")
+        connection.execute("DELETE FROM main.candles")
     assert len(frame) == 3
     assert list(days) == []

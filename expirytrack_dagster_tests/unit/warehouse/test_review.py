@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import duckdb
 import pytest
 
+from expirytrack_dagster.address import Address
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.verification import verify_archive
+from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.review import Selection, chosen, review
-from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, keys
+from expirytrack_dagster.warehouse.stores import store_of
+from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, fill, keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 A, B, C = keys()
 COUNTS = (
     "SELECT candles, quarantined, discarded, received, last_ts FROM contract_status WHERE instrument_key LIKE '%40001%'"
 )
 EVERYTHING = Selection("NIFTY")
+
+
+@pytest.fixture(params=["duckdb", "sqlite"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
+    """Give the small archive in each kind of store: nothing else changes and removes rows in so many ways."""
+    if request.param == "duckdb":
+        copied: SmallArchive = request.getfixturevalue("copied")
+        return copied
+    store = store_of(Address("sqlite", tmp_path / "archive.sqlite"), None)
+    small = SmallArchive(Warehouse(store, lock_timeout=5.0), tmp_path / "staging")
+    fill(small)
+    return small
 
 
 def everything(archive: SmallArchive) -> list[object]:
@@ -31,8 +51,8 @@ def proven(archive: SmallArchive) -> bool:
 def plant(archive: SmallArchive, change: str) -> None:
     """Add a copy of the good one of the two quarantined rows, changed, and count it."""
     archive.run(
-        f"INSERT INTO quarantine SELECT * REPLACE ({change}) FROM quarantine WHERE close IS NOT NULL",  # noqa: S608 -- constants
-        "UPDATE contract_status SET quarantined = 3, received = 63 WHERE quarantined = 2",
+        f"INSERT INTO main.quarantine SELECT * REPLACE ({change}) FROM quarantine WHERE close IS NOT NULL",  # noqa: S608 -- constants
+        "UPDATE main.contract_status SET quarantined = 3, received = 63 WHERE quarantined = 2",
     )
 
 
@@ -119,7 +139,7 @@ def test_nothing_chosen_changes_nothing(archive: SmallArchive, action: str) -> N
 
 def test_a_damaged_cell_is_not_sealed_anew(archive: SmallArchive) -> None:
     """A review would renew the seal over rows that nobody wrote: it is refused, and nothing changes."""
-    archive.run("UPDATE candles SET close = 1 WHERE volume = 75")
+    archive.run("UPDATE main.candles SET close = 1 WHERE volume = 75")
     before = everything(archive)
     with pytest.raises(StorageError, match="not those that were sealed, so nothing was changed"):
         review(archive.warehouse, EVERYTHING, "release", "me")

@@ -77,7 +77,7 @@ def test_a_longer_list_breaks_the_seal_and_a_shorter_one_fits_it(archive: SmallA
 def test_writing_nothing_new_does_not_hide_damage(archive: SmallArchive, write: str) -> None:
     """Materializing a finished cell again leaves its seal alone, so a changed value is still found."""
     sealed = archive.rows(SEALS)[0]
-    archive.run("UPDATE candles SET close = 1 WHERE volume = 75")
+    archive.run("UPDATE main.candles SET close = 1 WHERE volume = 75")
     if write == "contracts":
         cells.write_contracts(archive.warehouse, "NIFTY", EXPIRY, contracts(A, B, C))
     else:
@@ -89,7 +89,7 @@ def test_writing_nothing_new_does_not_hide_damage(archive: SmallArchive, write: 
 def test_a_lost_seal_comes_back_without_a_row_written(archive: SmallArchive) -> None:
     """Materializing a finished cell that has no seal gives it one."""
     sealed = archive.rows(SEALS)
-    archive.run("DELETE FROM cell_seals")
+    archive.run("DELETE FROM main.cell_seals")
     cells.write_candles(archive.warehouse, "NIFTY", EXPIRY, [], status_frame([]), "run-2")
     cells.write_contracts(archive.warehouse, "NIFTY", EMPTY, contracts())
     assert archive.rows(SEALS) == sealed
@@ -132,16 +132,16 @@ def test_an_archive_of_the_first_version_is_sealed_when_it_is_upgraded(archive: 
     first = (files("expirytrack_dagster.warehouse") / "migrations" / "0001_initial.sql").read_text(encoding="utf-8")
     with duckdb.connect(old) as connection:
         connection.execute(first)
-        connection.execute("INSERT INTO schema_version (version, name) VALUES (1, 'initial')")
+        connection.execute("INSERT INTO main.schema_version (version, name) VALUES (1, 'initial')")
         connection.execute(f"ATTACH '{archive.warehouse.database}' AS new (READ_ONLY)")
-        connection.execute("INSERT INTO candles SELECT * EXCLUDE (minute) FROM new.candles")
+        connection.execute("INSERT INTO main.candles SELECT * EXCLUDE (minute) FROM new.candles")
         for table in ("expiries", "contracts", "quarantine"):
             connection.execute(f"INSERT INTO {table} SELECT * FROM new.{table}")  # noqa: S608 -- constants
         connection.execute(
-            "INSERT INTO contract_status SELECT * EXCLUDE (received, discarded, agrees) FROM new.contract_status"
+            "INSERT INTO main.contract_status SELECT * EXCLUDE (received, discarded, agrees) FROM new.contract_status"
         )
         connection.execute(
-            "INSERT INTO contracts (instrument_key, underlying, expiry, instrument_type) "
+            "INSERT INTO main.contracts (instrument_key, underlying, expiry, instrument_type) "
             "VALUES ('unasked', 'NIFTY', '2025-09-04', 'CE')"
         )
     with Warehouse(old).reading() as connection:

@@ -15,64 +15,71 @@ if TYPE_CHECKING:
 A = "instrument_key = 'NSE_FO|40001|21-08-2025'"
 B = "instrument_key = 'NSE_FO|40002|21-08-2025'"
 NEW, EMPTY = "'NSE_FO|40004|21-08-2025'", "status = 'empty_proven'"
-COPY = "INSERT INTO candles SELECT * EXCLUDE (ts) FROM candles"
+COPY = "INSERT INTO main.candles SELECT * EXCLUDE (ts) FROM candles"
 FIRST = "ts = TIMESTAMPTZ '2025-08-21 03:45:00+00'"
 
 # Seals stand against any change of candles; where the damage is something else, the cell is sealed anew after it.
 RESEAL = """
-UPDATE cell_seals SET candles = now.candles, checksum = now.checksum FROM (
+UPDATE main.cell_seals SET candles = now.candles, checksum = now.checksum FROM (
     SELECT count(*) AS candles, (sum(hash(instrument_key, ts, open, high, low, close, volume, open_interest))
         % 18446744073709551616)::UBIGINT AS checksum FROM candles WHERE expiry = DATE '2025-08-21') AS now
 WHERE expiry = DATE '2025-08-21'
 """
-BREAK = "DELETE FROM cell_seals WHERE expiry = DATE '2025-08-21'"
+BREAK = "DELETE FROM main.cell_seals WHERE expiry = DATE '2025-08-21'"
 RECOUNT = f"""
-UPDATE contract_status SET candles = now.rows, received = now.rows + 2, first_ts = now.first_ts, last_ts = now.last_ts
+UPDATE main.contract_status SET candles = now.rows, received = now.rows + 2,
+    first_ts = now.first_ts, last_ts = now.last_ts
 FROM (SELECT count(*) AS rows, min(ts) AS first_ts, max(ts) AS last_ts FROM candles WHERE {A}) AS now WHERE {A}
 """
 
 DAMAGES = {
     "unasked": (
-        f"DELETE FROM contract_status WHERE {A}",
-        f"DELETE FROM candles WHERE {A}",
-        "DELETE FROM quarantine",
+        f"DELETE FROM main.contract_status WHERE {A}",
+        f"DELETE FROM main.candles WHERE {A}",
+        "DELETE FROM main.quarantine",
         BREAK,
     ),
-    "unfinished": (f"UPDATE contract_status SET status = 'failed', message = 'HTTP 500' WHERE {A}", BREAK),
-    "counts": (f"DELETE FROM candles WHERE {A} AND ts = TIMESTAMPTZ '2025-08-21 03:50:00+00'", RESEAL),
-    "counts of the first minute": (f"DELETE FROM candles WHERE {A} AND {FIRST}", RESEAL),
-    "counts without a state": (f"DELETE FROM contract_status WHERE {B}", BREAK),
-    "quarantine_counts": ("DELETE FROM quarantine WHERE close IS NULL",),
-    "received": (f"UPDATE contract_status SET received = 99 WHERE {A}",),
+    "unfinished": (f"UPDATE main.contract_status SET status = 'failed', message = 'HTTP 500' WHERE {A}", BREAK),
+    "counts": (f"DELETE FROM main.candles WHERE {A} AND ts = TIMESTAMPTZ '2025-08-21 03:50:00+00'", RESEAL),
+    "counts of the first minute": (f"DELETE FROM main.candles WHERE {A} AND {FIRST}", RESEAL),
+    "counts without a state": (f"DELETE FROM main.contract_status WHERE {B}", BREAK),
+    "quarantine_counts": ("DELETE FROM main.quarantine WHERE close IS NULL",),
+    "received": (f"UPDATE main.contract_status SET received = 99 WHERE {A}",),
     "duplicates": (f"{COPY} WHERE {A} AND {FIRST}", RECOUNT, RESEAL),
     "duplicates of another price": (
-        f"INSERT INTO candles SELECT * EXCLUDE (ts) REPLACE (1.5 AS low) FROM candles WHERE {A} AND {FIRST}",
+        f"INSERT INTO main.candles SELECT * EXCLUDE (ts) REPLACE (1.5 AS low) FROM candles WHERE {A} AND {FIRST}",
         RECOUNT,
         RESEAL,
     ),
     "order": (
         f"CREATE TEMP TABLE moved AS SELECT * EXCLUDE (ts) FROM candles WHERE {A} AND {FIRST}",
-        f"DELETE FROM candles WHERE {A} AND {FIRST}",
-        "INSERT INTO candles SELECT * FROM moved",
+        f"DELETE FROM main.candles WHERE {A} AND {FIRST}",
+        "INSERT INTO main.candles SELECT * FROM moved",
     ),
     "after_expiry": (
-        f"UPDATE candles SET minute = minute + 24 * 60 WHERE {A} AND ts = TIMESTAMPTZ '2025-08-21 04:44:00+00'",
+        f"UPDATE main.candles SET minute = minute + 24 * 60 WHERE {A} AND ts = TIMESTAMPTZ '2025-08-21 04:44:00+00'",
         RECOUNT,
         RESEAL,
     ),
-    "orphan_rows": ("UPDATE quarantine SET instrument_key = 'NSE_FO|9|21-08-2025' WHERE close IS NULL",),
+    "orphan_rows": ("UPDATE main.quarantine SET instrument_key = 'NSE_FO|9|21-08-2025' WHERE close IS NULL",),
     "orphan_rows of no expiry": (
-        "INSERT INTO candles SELECT * EXCLUDE (ts) REPLACE (DATE '2025-08-22' AS expiry) FROM candles LIMIT 1",
+        "INSERT INTO main.candles SELECT * EXCLUDE (ts) REPLACE (DATE '2025-08-22' AS expiry) FROM candles LIMIT 1",
     ),
-    "withdrawn": (f"DELETE FROM contracts WHERE {B}", "UPDATE cell_seals SET contracts = 2 WHERE contracts = 3"),
-    "no_expiry": ("DELETE FROM expiries WHERE expiry = DATE '2025-08-21'",),
+    "withdrawn": (
+        f"DELETE FROM main.contracts WHERE {B}",
+        "UPDATE main.cell_seals SET contracts = 2 WHERE contracts = 3",
+    ),
+    "no_expiry": ("DELETE FROM main.expiries WHERE expiry = DATE '2025-08-21'",),
     "unsealed": (BREAK,),
-    "seal": (f"UPDATE candles SET close = close + 0.05 WHERE {A} AND {FIRST}",),
+    "seal": (f"UPDATE main.candles SET close = close + 0.05 WHERE {A} AND {FIRST}",),
     "seal of another list": (
-        f"INSERT INTO contracts SELECT * REPLACE ({NEW} AS instrument_key) FROM contracts WHERE {A}",
-        f"INSERT INTO contract_status SELECT * REPLACE ({NEW} AS instrument_key) FROM contract_status WHERE {EMPTY}",
+        f"INSERT INTO main.contracts SELECT * REPLACE ({NEW} AS instrument_key) FROM contracts WHERE {A}",
+        (
+            f"INSERT INTO main.contract_status SELECT * REPLACE ({NEW} AS instrument_key) FROM contract_status "
+            f"WHERE {EMPTY}"
+        ),
     ),
-    "seal of an unfinished cell": (f"UPDATE contract_status SET status = 'partial' WHERE {A}",),
+    "seal of an unfinished cell": (f"UPDATE main.contract_status SET status = 'partial' WHERE {A}",),
 }
 ALSO = {
     # What follows from the damage itself.
@@ -125,7 +132,7 @@ def test_duplicates_are_counted_once_each(archive: SmallArchive) -> None:
 
 def test_one_cell_is_proved_alone(archive: SmallArchive) -> None:
     """With an expiry, nothing of another cell is looked at."""
-    archive.run("DELETE FROM quarantine", "INSERT INTO expiries VALUES ('NIFTY', '2025-10-30', 'k', now())")
+    archive.run("DELETE FROM main.quarantine", "INSERT INTO main.expiries VALUES ('NIFTY', '2025-10-30', 'k', now())")
     with archive.warehouse.reading() as connection:
         (empty,) = connection.execute("SELECT expiry FROM expiries ORDER BY expiry DESC LIMIT 1").fetchall()[0]
         snapshot = Snapshot(connection, "NIFTY", empty)
@@ -135,5 +142,5 @@ def test_one_cell_is_proved_alone(archive: SmallArchive) -> None:
 
 def test_rows_of_an_unknown_underlying_are_met(archive: SmallArchive) -> None:
     """An underlying that only the candles name is one of those to be proved."""
-    archive.run("INSERT INTO candles SELECT * EXCLUDE (ts) REPLACE ('LOST' AS underlying) FROM candles LIMIT 3")
+    archive.run("INSERT INTO main.candles SELECT * EXCLUDE (ts) REPLACE ('LOST' AS underlying) FROM candles LIMIT 3")
     assert underlyings(archive.warehouse) == {"LOST": 3, "NIFTY": 120}

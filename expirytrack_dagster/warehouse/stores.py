@@ -1,0 +1,233 @@
+"""The kinds of store that an archive can be in, each with how a session opens it and brings its schema up to date.
+
+All that is written names bare tables (`main.candles`), all that is asked names what the migrations describe
+(`candles`). In a DuckDB file these are the same. A SQLite file holds the bare columns, and a session puts DuckDB's
+types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has. Locks
+and the time for which a store is open belong to `connection.py`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import duckdb
+
+from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.warehouse import encryption, migrate
+from expirytrack_dagster.warehouse.encryption import load, quoted, spilling_safely
+from expirytrack_dagster.warehouse.schema import STORE, Table, migrated, presenting, tables, viewing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from expirytrack_dagster.address import Address
+
+# Where each kind of file has its mark, and what it is; an encrypted DuckDB file has it too.
+_MARKS = {"duckdb": (8, b"DUCK"), "sqlite": (0, b"SQLite format 3\0")}
+_NAMES = {"duckdb": "a DuckDB file", "sqlite": "a SQLite file"}
+
+# What SQLite lacks is kept in what it has: `update` cannot bind a time, and 64 bits without a sign do not fit.
+_SQLITE_TYPES = {"BOOLEAN": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE", "VARCHAR": "TEXT"} | dict.fromkeys(
+    ("TIMESTAMP WITH TIME ZONE", "UBIGINT"), "TEXT"
+)
+
+
+class Store(Protocol):
+    """One archive's place. `database` is the file beside which its lock lies."""
+
+    @property
+    def database(self) -> Path:
+        """The file."""
+
+    @property
+    def key(self) -> bytes | None:
+        """What it is encrypted with; None if it is plain."""
+
+    def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
+        """Open it; `is_current` or `migrate` must follow before anything is asked.
+
+        Raises:
+            duckdb.Error: as DuckDB raises it.
+            ConfigurationError: its address names something else, or a package is missing.
+        """
+
+    def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Say whether the schema is up to date, and if so make everything that it describes known to the session.
+
+        Raises:
+            SchemaTooNew: a newer version of this program has written it.
+        """
+
+    def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring the schema up to date, all of it or nothing, then as `is_current`; raises like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuckDBFile:
+    """A DuckDB file, encrypted with a key or plain: it holds everything itself."""
+
+    database: Path
+    key: bytes | None = None
+
+    def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
+        """Open the file."""
+        _require_kind(self.database, "duckdb")
+        return encryption.connect(self.database, self.key, read_only=read_only, config=config)
+
+    def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Ask the table `schema_version`."""
+        return migrate.is_current(connection, self.database)
+
+    def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Apply the steps that are missing, each in a transaction of its own."""
+        migrate.migrate(connection, self.database)
+
+
+@dataclass(frozen=True, slots=True)
+class SQLiteFile:
+    """A SQLite file: keys, checks and bare columns lie in it, the rest in the session. It cannot be encrypted."""
+
+    database: Path
+    key: None = None
+
+    def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
+        """Attach the file to a database in memory."""
+        _require_kind(self.database, "sqlite")
+        connection = duckdb.connect(":memory:", config={**spilling_safely(self.database), **config})
+        try:
+            load(connection, "sqlite_scanner")
+            self._attach(connection, read_only=read_only)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Ask the table `schema_version`, and present the rest."""
+        if not migrate.is_current(connection, self.database):
+            return False
+        connection.execute(presenting(_newest()))
+        return True
+
+    def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Write a new file with the newest schema and the old one's rows, and put it in its place."""
+        if self.is_current(connection):
+            return
+        version = migrate.version_of(connection, self.database)
+        if version == 0:
+            _require_empty(connection, self.database)
+        new = self.database.with_name(f"{self.database.name}.migrating")
+        new.unlink(missing_ok=True)
+        try:
+            self._write_anew(connection, version, new)
+            connection.execute(f"DETACH {STORE}")
+            new.replace(self.database)
+        finally:
+            new.unlink(missing_ok=True)
+        self._attach(connection, read_only=False)
+        connection.execute(presenting(_newest()))
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
+        path = str(self.database).replace("'", "''")
+        connection.execute(f"ATTACH '{path}' AS {STORE} (TYPE sqlite, {'READ_ONLY' if read_only else 'READ_WRITE'})")
+        connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
+
+    def _write_anew(self, old: duckdb.DuckDBPyConnection, version: int, new: Path) -> None:
+        with closing(sqlite3.connect(new)) as file, file:
+            for table in tables(_newest()):
+                file.execute(_sqlite_table(table))
+        with closing(migrated(0)) as grown:
+            load(grown, "sqlite_scanner")
+            for migration in migrate.migrations():
+                if migration.version == version + 1 and version:
+                    _pour(old, tables(version), grown)
+                grown.execute(migration.sql)
+                if migration.version > version:
+                    grown.execute(migrate.APPLIED, [migration.version, migration.name])
+            path = str(new).replace("'", "''")
+            grown.execute(f"ATTACH '{path}' AS new (TYPE sqlite)")
+            grown.begin()
+            for table in tables(_newest()):
+                names = ", ".join(quoted(column.name) for column in table.columns)
+                grown.execute(
+                    f"INSERT INTO new.main.{quoted(table.name)} BY NAME SELECT {names} FROM {quoted(table.name)}"  # noqa: S608 -- names of our own migrations
+                )
+            grown.commit()
+
+
+def store_of(address: Address, key: bytes | None) -> Store:
+    """Return the store at an address.
+
+    Raises:
+        ConfigurationError: its kind cannot be encrypted.
+    """
+    if address.kind == "duckdb":
+        return DuckDBFile(address.path, key)
+    if key is not None:
+        raise ConfigurationError(
+            f"The archive {address} cannot be encrypted: leave it plain, or set EXPIRYTRACK_WAREHOUSE to a duckdb: "
+            "address."
+        )
+    return SQLiteFile(address.path)
+
+
+def _newest() -> int:
+    return migrate.migrations()[-1].version
+
+
+def _pour(old: duckdb.DuckDBPyConnection, described: tuple[Table, ...], grown: duckdb.DuckDBPyConnection) -> None:
+    """Put the rows of an older store into the tables of its version in memory."""
+    old.execute("CREATE OR REPLACE SCHEMA presented")
+    for table in described:
+        old.execute(viewing(table))
+        names = ", ".join(quoted(column.name) for column in table.columns)
+        rows = old.execute(f"SELECT {names} FROM presented.{quoted(table.name)}").to_arrow_table()  # noqa: S608 -- as above
+        grown.register("poured", rows)
+        grown.execute(f"INSERT INTO {quoted(table.name)} BY NAME FROM poured")
+        grown.unregister("poured")
+    old.execute("DROP SCHEMA presented CASCADE")
+
+
+def _require_empty(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
+    """Refuse to replace another program's tables.
+
+    Raises:
+        ConfigurationError: there are tables, and none of them is ours.
+    """
+    if connection.execute("SELECT 1 FROM duckdb_tables() WHERE database_name = $1 LIMIT 1", [STORE]).fetchone():
+        raise ConfigurationError(
+            f"{database} is a SQLite file of another purpose: name a new file in EXPIRYTRACK_WAREHOUSE."
+        )
+
+
+def _sqlite_table(table: Table) -> str:
+    columns = [
+        f"{quoted(column.name)} {_SQLITE_TYPES.get(column.type, column.type)}{' NOT NULL' if column.required else ''}"
+        for column in table.columns
+    ]
+    return f"CREATE TABLE {quoted(table.name)} ({', '.join([*columns, *table.constraints])})"
+
+
+def _require_kind(database: Path, kind: str) -> None:
+    """Refuse a path that names something else, before an engine makes its own sense of it.
+
+    Raises:
+        ConfigurationError: it is a folder or a file of another kind.
+    """
+    if database.is_dir():
+        raise ConfigurationError(f"{database} is a folder, not {_NAMES[kind]}: name a file in EXPIRYTRACK_WAREHOUSE.")
+    try:
+        with database.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return  # not there yet, or the engine says why it cannot be read
+    for other, (place, mark) in _MARKS.items():
+        if other != kind and start[place:].startswith(mark):
+            raise ConfigurationError(
+                f"{database} is {_NAMES[other]}, not {_NAMES[kind]}: set EXPIRYTRACK_WAREHOUSE to {other}:{database}, "
+                "or name another file."
+            )
