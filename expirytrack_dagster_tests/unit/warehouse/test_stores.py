@@ -237,7 +237,7 @@ def test_a_folder_is_no_archive(tmp_path: Path) -> None:
     """A file has to be named."""
     for kind in ("duckdb", "sqlite"):
         with pytest.raises(ConfigurationError, match=r"is a folder, not a .* file: name a file"):
-            asked(Warehouse(store_of(Address(kind, tmp_path), None)), "SELECT 1")  # type: ignore[arg-type]
+            asked(Warehouse(store_of(Address(kind, tmp_path), None)), "SELECT 1")
 
 
 def test_sqlite_is_never_encrypted(file: Path) -> None:
