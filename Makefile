@@ -16,8 +16,8 @@ demo: $(VENV)/ready  ## Try everything without an account; UI=no ends after the 
 ui: $(VENV)/ready  ## Serve the Dagster UI and its daemon.
 	@$(BIN)/expirytrack ui --port $(PORT)
 
-test: $(VENV)/ready  ## Run all tests, two files at a time; TESTS=folder only those.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+test: $(VENV)/ready  ## Run all tests, three files at a time; TESTS=folder only those.
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 versions: TESTS := $(addprefix expirytrack_dagster_tests/,unit integration/test_upgrade.py)
 versions:  ## The unit tests and real collections on every Python of PYTHONS that is here, each in its own environment.
@@ -28,7 +28,7 @@ versions:  ## The unit tests and real collections on every Python of PYTHONS tha
 	done
 
 e2e: $(VENV)/ready  ## Run only what a person meets: the command `ui`, clicks in a real browser, crashes.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder expirytrack_dagster_tests/e2e
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder expirytrack_dagster_tests/e2e
 
 images: $(VENV)/ready  ## Renew the pictures of the UI and of the dashboard in docs/images.
 	UI_IMAGES=docs/images $(BIN)/python -m pytest expirytrack_dagster_tests/e2e/test_browser.py \

@@ -67,8 +67,10 @@ def restore(
     from expirytrack_dagster import console
     from expirytrack_dagster.backup import own_openers
     from expirytrack_dagster.backup import restore as restore_backup
+    from expirytrack_dagster.observe import logs
 
     settings = load_settings()
+    logs.end()  # the new home has to be empty until it is whole
     home = into.expanduser().absolute() if into else settings.home
     openers = own_openers(settings)
     if not _opens(archive, openers) and sys.stdin.isatty():

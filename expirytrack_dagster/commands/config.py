@@ -59,8 +59,9 @@ def show(*, as_json: JsonOption = False) -> None:
         report = {"files": looked_for, "settings": [asdict(one) for one in told]}
         console.out.print_json(json.dumps(report))
         return
+    width = max(len(one.name) for one in told) + 2
     for one in told:
-        line = f"{one.name:<24}{_shown(one.value):<32} {one.origin}"
+        line = f"{one.name:<{width}}{_shown(one.value):<32} {one.origin}"
         console.say(line.rstrip(), style="dim" if one.origin == "default" else None)
     console.say("")
     for number, path in enumerate(files):

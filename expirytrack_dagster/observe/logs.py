@@ -97,7 +97,7 @@ class JsonLines(logging.Handler):
     def _written(self) -> ConcurrentRotatingFileHandler:
         from concurrent_log_handler import ConcurrentRotatingFileHandler  # noqa: PLC0415 -- with the first line
 
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
 
         class Silent(ConcurrentRotatingFileHandler):
             def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the standard library's name
@@ -120,9 +120,10 @@ class JsonLines(logging.Handler):
         return heard and bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; what cannot be written is lost, and the work goes on."""
+        """Write one record; what cannot be written is lost, and the work goes on. A line alone makes no home."""
         with suppress(OSError):
-            self._written.emit(record)
+            if self._folder.parent.is_dir():
+                self._written.emit(record)
 
     def close(self) -> None:
         """Close what the rotation keeps open."""

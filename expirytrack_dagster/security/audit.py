@@ -291,7 +291,8 @@ def _inspect(lines: Iterator[bytes], head: bytes, known: tuple[int, str] | None)
     if promised is None and (last or head):
         result.damage.append(Damage(result.lines, "the head of the log is missing or altered"))
     elif promised is not None and last != head:
-        result.torn = _torn((before, last), promised, head) is not None
+        altered = any(damage.line == result.lines for damage in result.damage)  # a line put behind the last one
+        result.torn = not altered and _torn((before, last), promised, head) is not None
         if not result.torn:
             found = f"the end is cut off or changed: number {promised.number} was the last one"
             result.damage.append(Damage(result.lines, found))

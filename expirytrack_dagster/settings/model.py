@@ -110,7 +110,7 @@ class Settings(BaseModel):
         description="Where `login --approve` listens on this machine; your app's notifier webhook must be led there.",
     )
     token_warning_minutes: float = Field(
-        60.0, ge=0, le=1_440, description="Minutes before its token dies at which `status` and `collect` warn."
+        60.0, ge=0, le=10_080, description="Minutes before its token dies at which `status` and `collect` warn."
     )
     instruments: str | None = Field(
         None, description="Address or file of the instruments master (JSON, may be gzipped)."

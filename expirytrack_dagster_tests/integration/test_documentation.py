@@ -40,6 +40,7 @@ NOT_RUN = 12
 """Blocks that say why they do not run: those of a real account, a secret, another machine, root."""
 NOT_RUN_IN_README = {
     "login": "needs a real account",
+    "status --watch": "needs a terminal",
     "restore FILE": "the file's name is the reader's",
     "expirytrack encrypt": "what follows reads a plain archive",
 }

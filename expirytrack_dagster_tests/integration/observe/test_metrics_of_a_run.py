@@ -119,14 +119,18 @@ def test_candles_are_those_of_the_archive(collected: Collected) -> None:
 
 @pytest.mark.parametrize("metric", catalogue(), ids=lambda metric: metric.name)
 def test_every_metric_moves(collected: Collected, metric: Metric) -> None:
-    """Each name of the catalogue has samples, and all but those of an untroubled home have been above zero."""
+    """Each name of the catalogue has samples, and all but the breaker of an untroubled home have been above zero.
+
+    A disk is read only where the system does not have it all in memory: that counter is `test_resources`'.
+    """
     name = metric.name
     kind = metric.kind
     ending = "_count" if kind in {"histogram", "summary"} else ""
     values = [sample.value for sample in store.series(collected.state, name + ending, collected.began)]
-    assert values
-    calm = {f"{PREFIX}breaker", f"{PREFIX}disk_read_bytes_total"}
-    assert max(values) > 0 or name in calm
+    if not values:
+        assert name == f"{PREFIX}disk_read_bytes_total"
+        return
+    assert max(values) > 0 or name == f"{PREFIX}breaker"
 
 
 def test_gauges_follow_the_work(collected: Collected) -> None:

@@ -65,6 +65,7 @@ def test_a_kill_loses_what_was_not_saved_alone(home: Path) -> None:
 
 def test_no_line_is_torn_or_lost(home: Path) -> None:
     """Three processes write and rotate the same file: every line is there once, and whole."""
+    home.mkdir()
     writers = [subprocess.Popen([sys.executable, "-c", WRITING, f"p{number}"]) for number in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     files = sorted((home / "logs").glob(f"{logs.FILE}*"))

@@ -29,6 +29,7 @@ ONE_CONTRACT = {
     "RateLimited": "failed",
     "EdgeBlocked": "failed",
     "TruncatedResponse": "failed",
+    "NotSent": "failed",  # no alert is sent there; whatever may be tried again is taken for one contract's
     "CellBusy": "failed",
     "RequestRefused": "refused",
     "DateRangeRefused": "refused",

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 OURS = logging.getLogger("expirytrack_dagster.example")
 
 
+@pytest.fixture
+def home(home: Path) -> Path:
+    """Return a home that is there."""
+    home.mkdir()
+    return home
+
+
 def lines(home: Path) -> list[dict[str, Any]]:
     """Return what was logged."""
     path = home / "logs" / logs.FILE
@@ -49,6 +56,13 @@ def test_a_line_says_what_it_is_about(home: Path) -> None:
     assert nested["cell"] == "other"
     assert (after["cell"], after["metrics"], "contract" in after) == ("NIFTY 2025-08-21", {"rows": 1}, False)
     assert list(outside) == ["timestamp", "level", "program", "pid", "logger", "message"]
+
+
+def test_a_line_makes_no_home(tmp_path: Path) -> None:
+    """What is not there yet stays so: a restored home takes its place, and a listing leaves nothing behind."""
+    logs.begin(load_settings(home=tmp_path / "none"), "test")
+    OURS.warning("something")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +130,6 @@ def test_people_see_warnings_as_before(home: Path, capsys: pytest.CaptureFixture
 
 def test_a_line_that_cannot_be_written_is_lost_in_silence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder that cannot be made, or is gone, costs the line, not the caller, and shows people no traceback."""
-    home.mkdir()
     (home / "logs").write_text("a file in its place")
     logs.begin(load_settings(), "test")
     OURS.info("lost")

@@ -99,8 +99,18 @@ def test_any_single_edit_is_found(written: tuple[bytes, bytes], data: st.DataObj
         ((1, 2, 3, 4), "the end is cut off or changed: number 6 was the last one"),
         ((), "the end is cut off or changed: number 6 was the last one"),
         ((1, 2, 3, 4, 5, 6, 6), "line 7 has number 6 where 7 belongs"),
+        ((1, 2, 3, 4, 5, 6, 5), "the end is cut off or changed: number 6 was the last one"),
     ],
-    ids=["removed", "several removed", "reordered", "repeated", "end cut", "all cut", "end repeated"],
+    ids=[
+        "removed",
+        "several removed",
+        "reordered",
+        "repeated",
+        "end cut",
+        "all cut",
+        "end repeated",
+        "older at the end",
+    ],
 )
 def test_whole_lines_out_of_place_are_named(
     tmp_path: Path, written: tuple[bytes, bytes], order: tuple[int, ...], says: str
