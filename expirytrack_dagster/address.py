@@ -36,7 +36,7 @@ def parse_address(text: object) -> object:
         return text
     kind, colon, path = text.strip().partition(":")
     if kind not in KINDS or not colon:
-        message = f"'{text}' begins with no known kind of store: it is duckdb:PATH or sqlite:PATH"
+        message = f"'{text}' is not of the form duckdb:PATH or sqlite:PATH"
         raise ValueError(message)
     if not path:
         message = f"'{text}' names no file: it is {kind}: and a path, such as {kind}:data/expirytrack.{kind}"

@@ -9,7 +9,7 @@ and the time for which a store is open belong to `connection.py`.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,10 +18,11 @@ import duckdb
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import encryption, migrate
 from expirytrack_dagster.warehouse.encryption import load, quoted, spilling_safely
+from expirytrack_dagster.warehouse.faults import is_locked
 from expirytrack_dagster.warehouse.schema import STORE, Table, migrated, presenting, tables, viewing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from expirytrack_dagster.address import Address
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # Where each kind of file has its mark, and what it is; an encrypted DuckDB file has it too.
 _MARKS = {"duckdb": (8, b"DUCK"), "sqlite": (0, b"SQLite format 3\0")}
 _NAMES = {"duckdb": "a DuckDB file", "sqlite": "a SQLite file"}
+
+# DuckDB opens a SQLite file as one, with an extension that it fetches from the network.
+_NO_OTHER: dict[str, str | int] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 # What SQLite lacks is kept in what it has: `update` cannot bind a time, and 64 bits without a sign do not fit.
 _SQLITE_TYPES = {"BOOLEAN": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE", "VARCHAR": "TEXT"} | dict.fromkeys(
@@ -74,9 +78,9 @@ class DuckDBFile:
     key: bytes | None = None
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
-        """Open the file."""
-        _require_kind(self.database, "duckdb")
-        return encryption.connect(self.database, self.key, read_only=read_only, config=config)
+        """Open the file; that of another engine is not handed to that one."""
+        with _explained(self.database, "duckdb"):
+            return encryption.connect(self.database, self.key, read_only=read_only, config={**config, **_NO_OTHER})
 
     def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Ask the table `schema_version`."""
@@ -96,11 +100,11 @@ class SQLiteFile:
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Attach the file to a database in memory."""
-        _require_kind(self.database, "sqlite")
         connection = duckdb.connect(":memory:", config={**spilling_safely(self.database), **config})
         try:
             load(connection, "sqlite_scanner")
-            self._attach(connection, read_only=read_only)
+            with _explained(self.database, "sqlite"):
+                self._attach(connection, read_only=read_only)
         except BaseException:
             connection.close()
             raise
@@ -135,6 +139,7 @@ class SQLiteFile:
         path = str(self.database).replace("'", "''")
         connection.execute(f"ATTACH '{path}' AS {STORE} (TYPE sqlite, {'READ_ONLY' if read_only else 'READ_WRITE'})")
         connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
+        connection.execute("SELECT count(*) FROM duckdb_tables()")  # attaching alone reads nothing
 
     def _write_anew(self, old: duckdb.DuckDBPyConnection, version: int, new: Path) -> None:
         with closing(sqlite3.connect(new)) as file, file:
@@ -212,8 +217,22 @@ def _sqlite_table(table: Table) -> str:
     return f"CREATE TABLE {quoted(table.name)} ({', '.join([*columns, *table.constraints])})"
 
 
+@contextmanager
+def _explained(database: Path, kind: str) -> Iterator[None]:
+    """Say of a file that does not open whether it is of another kind.
+
+    Only then: on POSIX, who closes a file gives up every lock that its process has on it, an open handle's too.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_locked(error):
+            _require_kind(database, kind)
+        raise
+
+
 def _require_kind(database: Path, kind: str) -> None:
-    """Refuse a path that names something else, before an engine makes its own sense of it.
+    """Refuse a path that names something else.
 
     Raises:
         ConfigurationError: it is a folder or a file of another kind.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,41 @@ def test_a_home_of_nobody(tmp_path: Path) -> None:
     for home in ("~nobody-of-that-name/data", loop, loop / "below"):
         with pytest.raises(ConfigurationError, match="EXPIRYTRACK_HOME"):
             load_settings(home=home)
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("postgres:x", "'postgres:x' is not of the form duckdb:PATH or sqlite:PATH."),
+        ("data/a.duckdb", "'data/a.duckdb' is not of the form duckdb:PATH or sqlite:PATH."),
+        ("sqlite:", "'sqlite:' names no file: it is sqlite: and a path, such as sqlite:data/expirytrack.sqlite."),
+        ("sqlite:~nobody-here/a", "'sqlite:~nobody-here/a' cannot be used: "),
+    ],
+)
+def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, value: str, wrong: str) -> None:
+    """With what is wrong and how one is written."""
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", value)
+    with pytest.raises(ConfigurationError, match=re.escape(f"EXPIRYTRACK_WAREHOUSE ({value!r}): {wrong}")):
+        load_settings()
+
+
+def test_the_archive_is_where_its_address_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the home if nothing is said; from a file, a relative path counts from the file's folder."""
+    assert load_settings().database == load_settings().home / "expirytrack.duckdb"
+    home = folder / "elsewhere"
+    home.mkdir()
+    (home / "expirytrack.toml").write_text('warehouse = "sqlite:a.sqlite"\n')
+    monkeypatch.setenv("EXPIRYTRACK_HOME", str(home))
+    assert str(load_settings().address) == f"sqlite:{home / 'a.sqlite'}"
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", "duckdb:b")
+    assert str(load_settings().address) == f"duckdb:{folder / 'b'}"
+
+
+def test_a_sqlite_archive_is_not_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says which of the two to change."""
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", "sqlite:a")
+    monkeypatch.setenv("EXPIRYTRACK_ENCRYPTION", "on")
+    with pytest.raises(
+        ConfigurationError, match=r"^EXPIRYTRACK_ENCRYPTION \('on'\): the archive sqlite:/\S+/a cannot be"
+    ):
+        load_settings()

@@ -83,8 +83,8 @@ def test_leftovers_of_a_killed_conversion_are_no_obstacle(full: Warehouse) -> No
     assert list(full.database.parent.glob("*.converting*")) == []
 
 
-@pytest.mark.parametrize("place", ["_copy", "_put_in_place"])
-def test_a_copy_that_is_not_equal_changes_nothing(full: Warehouse, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["_copy", "_put_in_place"])
+def test_a_copy_that_is_not_equal_changes_nothing(full: Warehouse, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is lost on the way, or a fault of the disk at the last step: the archive stays as it was."""
     before, copied = everything(full), converting._copy  # noqa: SLF001  -- the step at which it is disturbed
 
@@ -97,7 +97,7 @@ def test_a_copy_that_is_not_equal_changes_nothing(full: Warehouse, place: str, m
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        if place == "_copy":
+        if step == "_copy":
             patch.setattr(converting, "_copy", lose)
         else:
             patch.setattr(converting, "_put_in_place", fail)

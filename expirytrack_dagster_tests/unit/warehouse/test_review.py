@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import duckdb
 import pytest
 
 from expirytrack_dagster.address import Address
@@ -151,5 +150,5 @@ def test_a_failure_in_the_middle_changes_nothing(archive: SmallArchive) -> None:
     before = everything(archive)
     with pytest.raises(StorageError) as caught:
         review(archive.warehouse, EVERYTHING, "burn", "me")  # type: ignore[arg-type] # the table refuses it
-    assert isinstance(caught.value.__cause__, duckdb.ConstraintException)
+    assert "constraint" in str(caught.value).lower()
     assert everything(archive) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -30,6 +31,13 @@ from expirytrack_dagster.warehouse.sums import table_sums
 from expirytrack_dagster_tests.unit.conftest import SmallArchive, fill
 
 ADD = "INSERT INTO main.expiries VALUES (?, DATE '2025-08-28', 'NSE_INDEX|Nifty 50', now())"
+HOLD = """
+import sqlite3, sys
+held = sqlite3.connect(sys.argv[1])
+held.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
 DESCRIBED = """
 SELECT table_name, column_name, data_type, comment FROM duckdb_columns()
 WHERE database_name = current_database() AND schema_name = current_schema() ORDER BY ALL
@@ -89,16 +97,17 @@ def test_the_file_itself_refuses_what_the_schema_forbids(warehouse: Warehouse, s
     )
     with warehouse.writing() as connection:
         connection.execute(row, [status])
+
+    def store(again: str) -> None:
+        with warehouse.writing() as connection:
+            connection.execute(ADD, ["NIFTY"])
+            connection.execute(row, [again])
+
     for again in (status, status.upper()):
-        with (
-            pytest.raises(StorageError, match=r"nothing was changed.*constraint failed"),
-            warehouse.writing() as opened,
-        ):
-            opened.execute(ADD, ["NIFTY"])
-            opened.execute(row, [again])
-    assert asked(warehouse, "SELECT (SELECT count(*) FROM contract_status), (SELECT count(*) FROM expiries)") == [
-        (1, 0)
-    ]
+        with pytest.raises(StorageError, match=r"nothing was changed.*constraint failed"):
+            store(again)
+    both = "SELECT (SELECT count(*) FROM contract_status), (SELECT count(*) FROM expiries)"
+    assert asked(warehouse, both) == [(1, 0)]
 
 
 def test_threads_write_one_after_the_other(warehouse: Warehouse) -> None:
@@ -119,10 +128,12 @@ def test_another_program_that_writes_is_waited_for_and_named(warehouse: Warehous
     """What was to be written is not written in part."""
     assert asked(warehouse, "SELECT count(*) FROM expiries") == [(0,)]
     impatient = Warehouse(store_of(Address("sqlite", file), None), lock_timeout=0.2)
-    with closing(sqlite3.connect(file)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with subprocess.Popen([sys.executable, "-c", HOLD, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         with pytest.raises(DatabaseLocked, match="close it there"), impatient.writing() as connection:
             connection.execute(ADD, ["NIFTY"])
+        other.communicate()
     assert asked(warehouse, "SELECT count(*) FROM expiries") == [(0,)]
 
 
@@ -147,9 +158,10 @@ def test_an_older_file_keeps_its_rows(
             if version <= 2:
                 connection.execute(OLD_CANDLES)
     before = file.read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", stopped)
-        warehouse.reading().__enter__()
+        with pytest.raises(KeyboardInterrupt):
+            asked(warehouse, "SELECT 1")
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir() if path.suffix != ".lock"] == [file.name]
     assert asked(warehouse, "SELECT underlying, underlying_key FROM expiries") == [("NIFTY", "NSE_INDEX|Nifty 50")]
@@ -225,7 +237,7 @@ def test_a_folder_is_no_archive(tmp_path: Path) -> None:
     """A file has to be named."""
     for kind in ("duckdb", "sqlite"):
         with pytest.raises(ConfigurationError, match=r"is a folder, not a .* file: name a file"):
-            asked(Warehouse(store_of(Address(kind, tmp_path), None)), "SELECT 1")  # type: ignore[arg-type]
+            asked(Warehouse(store_of(Address(kind, tmp_path), None)), "SELECT 1")
 
 
 def test_sqlite_is_never_encrypted(file: Path) -> None:
