@@ -1,11 +1,12 @@
 """Fixtures that every tier shares: a clean environment, a home of its own, the recorded data where they are.
 
-Nothing here starts a server or a process; tests that need one do it themselves.
+Nothing here starts a server or a process but PostgreSQL, for the tests that ask for it.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,14 @@ import pytest
 
 from expirytrack_dagster import console
 from expirytrack_dagster.observe import logs
+from expirytrack_dagster_tests.postgres import PostgresServer, programs
+from expirytrack_dagster_tests.postgres import postgres_server as running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REALDATA = Path(__file__).parents[2] / "shared" / "realdata"
+_DATABASES = count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +67,20 @@ def realdata() -> Path:
     if not REALDATA.is_dir():
         pytest.skip("the recordings of ../shared/realdata are not on this machine")
     return REALDATA
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Yield a PostgreSQL server of this test process; whoever stops it starts it again."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed on this machine")
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[str]:
+    """Yield the address of an empty database: postgresql://USER@HOST:PORT/DATABASE."""
+    name = f"test{next(_DATABASES)}"
+    yield postgres_server.create(name)
+    postgres_server.drop(name)
