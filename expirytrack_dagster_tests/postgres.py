@@ -71,15 +71,17 @@ class PostgresServer:
         """Start it and wait until it answers."""
         given = {"listen_addresses": self.host, "port": str(self.port), **_SETTINGS}
         words = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
-        command = [self._bin / "postgres", "-D", self._data, *words]
+        command = [str(self._bin / "postgres"), "-D", str(self._data), *words]
         with (self._data.parent / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self._data, stdin=subprocess.DEVNULL, stderr=log, **self._as)
+            process = self._process = subprocess.Popen(
+                command, cwd=self._data, stdin=subprocess.DEVNULL, stderr=log, **self._as
+            )
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
                 psycopg2.connect(self.url("postgres")).close()
             except psycopg2.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
             else:

@@ -1,6 +1,6 @@
 """`expirytrack status`: how everything stands, once or as a dashboard that goes on until Ctrl-C.
 
-Only options and printing: what is looked at is `observe/overview.py`, how it is drawn `observe/dashboard.py`.
+Only options and printing: what is looked at is `observe/lookout.py`, how it is drawn `observe/dashboard.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WatchOption = Annotated[
 def status(*, watch: WatchOption = False, as_json: JsonOption = False) -> None:
     """Show limits, running cells, what is collected and missing, token and horizon; --watch goes on until Ctrl-C."""
     from expirytrack_dagster import console
-    from expirytrack_dagster.observe.overview import look
+    from expirytrack_dagster.observe.lookout import look
     from expirytrack_dagster.servers import stoppable
 
     settings = load_settings()
@@ -72,7 +72,7 @@ def _watch(settings: Settings, *, as_json: bool) -> None:
 def _looks(settings: Settings) -> Iterator[Overview]:
     """Look every second; what cannot be read for a moment is told in the look, and the last figures stay."""
     from expirytrack_dagster.errors import StateLocked, StorageError
-    from expirytrack_dagster.observe.overview import InPublished, Lookout
+    from expirytrack_dagster.observe.lookout import InPublished, Lookout
 
     lookout = Lookout(settings, InPublished(settings))
     seen = lookout.look(datetime.now(tz=UTC))

@@ -1,6 +1,6 @@
 """The dashboard of `expirytrack status --watch`: an `Overview` drawn for a terminal of any size.
 
-Only drawing: what is true was found out by `overview.py`, and nothing is read or timed here. It is made of sections of
+Only drawing: what is true was found out by `lookout.py`, and nothing is read or timed here. It is made of sections of
 lines; no line is wider than the terminal, and where there are more lines than rows, the sections that can spare some
 say how many they leave out. Colour is an addition: everything can be read without it, and with ASCII alone where the
 terminal has no other characters. Times of the day are India's.

@@ -18,7 +18,7 @@ from expirytrack_dagster.collect.horizon import leaves_on, listings
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.observe.alerts import Name, Reading
 from expirytrack_dagster.observe.deliveries import ChannelState, channel_states
-from expirytrack_dagster.observe.overview import InPublished, Lookout
+from expirytrack_dagster.observe.lookout import InPublished, Lookout
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state import StateDatabase

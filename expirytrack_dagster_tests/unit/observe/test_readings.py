@@ -13,7 +13,8 @@ from expirytrack_dagster.collect.horizon import Leaving, Listing
 from expirytrack_dagster.observe import readings
 from expirytrack_dagster.observe.alerts import RULES, Name, judge
 from expirytrack_dagster.observe.deliveries import ChannelState
-from expirytrack_dagster.observe.overview import CellCounts, Horizon, Lookout, RunningCell
+from expirytrack_dagster.observe.lookout import Lookout
+from expirytrack_dagster.observe.overview import CellCounts, Horizon, RunningCell
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.activity import Settled

@@ -11,8 +11,8 @@ import pytest
 
 from expirytrack_dagster.collect.horizon import record_list
 from expirytrack_dagster.collect.tracking import track
-from expirytrack_dagster.observe import overview
-from expirytrack_dagster.observe.overview import InPublished, Lookout, look
+from expirytrack_dagster.observe import lookout as looking
+from expirytrack_dagster.observe.lookout import InPublished, Lookout, look
 from expirytrack_dagster.processes import this_process
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import Settings, load_settings
@@ -63,7 +63,7 @@ def row(
 
 def answered(settings: Settings, run_id: str, count: int) -> None:
     """Book answers of the last half minute on a run."""
-    clock = overview._Moment()  # noqa: SLF001 -- the clock that looks have
+    clock = looking._Moment()  # noqa: SLF001 -- the clock that looks have
     clock.at = NOW.timestamp() - 30
     ledger = open_ledger(settings.model_copy(update={"rate_burst": 50}), clock)
     for _ in range(count):
@@ -109,9 +109,9 @@ def test_watching_opens_no_archive(filled: Settings, monkeypatch: pytest.MonkeyP
     with warehouse.writing():
         seen = Lookout(filled, InPublished(filled)).look(NOW)
     assert len(seen.cells) == 3
-    monkeypatch.setattr(overview, "published_cells", pytest.fail)
+    monkeypatch.setattr(looking, "published_cells", pytest.fail)
     lookout = Lookout(filled, counted := InPublished(filled))
-    counted._seen = overview._stamp(filled.published / "manifest.json")  # noqa: SLF001 -- as after a first look
+    counted._seen = looking._stamp(filled.published / "manifest.json")  # noqa: SLF001 -- as after a first look
     assert lookout.look(NOW).cells == ()
 
 
@@ -191,7 +191,7 @@ def test_the_token_is_not_read_every_second(settings: Settings, monkeypatch: pyt
         opened.append(now)
         return replace(state(settings, now), expires_at=NOW + timedelta(hours=1), seconds_left=3600.0)
 
-    monkeypatch.setattr(overview, "token_state", counting)
+    monkeypatch.setattr(looking, "token_state", counting)
     lookout = Lookout(settings, InPublished(settings))
     left = [lookout.look(NOW + timedelta(seconds=seconds)).token.seconds_left for seconds in (0, 1, 29, 31)]
     assert left == [3600.0, 3599.0, 3571.0, 3600.0]
