@@ -1,27 +1,60 @@
-"""What names a process among all that this machine will ever have, and whether it still lives.
+"""What names a process among all that the machines of a desk will ever have, and whether it still lives.
 
-A number alone would not do: it is given again. Only this belongs here; who writes such a name down, and what a process
-that has ended means, is up to the rooms that use it.
+A number alone would not do: it is given again, and every machine and every container gives the same ones. Only this
+belongs here; who writes such a name down, and what a process that has ended means, is up to the rooms that use it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import uuid
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import psutil
 
 _BEAT = 1.0
 """Seconds by which two readings of the time at which a process began may differ."""
+_INVENTED = 1 << 40
+"""The bit of a network card's address that says that there is no such card, and that the rest is chance."""
 
 
 def this_process() -> str:
-    """Return what names this process among all that this machine will ever have: its number and when it began."""
-    return f"{os.getpid()} since {psutil.Process().create_time():.0f}"
+    """Return what names this process among all there will ever be: its number, when it began, and its host."""
+    return f"{os.getpid()} since {psutil.Process().create_time():.0f} on {this_host()}"
+
+
+@cache
+def this_host() -> str:
+    """Return the name of this machine or container, and a mark that tells it from others of the same name."""
+    card = uuid.getnode()
+    parts = [platform.node(), "" if card & _INVENTED else str(card)]
+    with suppress(OSError):  # Linux alone; containers that share the machine's name and network number apart
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return f"{platform.node() or 'localhost'}~{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:6]}"
+
+
+def is_here(process: str) -> bool:
+    """Say whether a process of this name is, or was, one of this host."""
+    return _parts(process)[2] in {"", this_host()}
+
+
+def host_of(process: str) -> str:
+    """Return the name of a process's host, as people call it."""
+    return (_parts(process)[2] or this_host()).rpartition("~")[0]
 
 
 def is_alive(process: str) -> bool:
-    """Say whether the process of this name has not ended; one that has, and is not buried by its parent, has."""
-    number, _, began = process.partition(" since ")
+    """Say whether the process of this name has not ended; one that has, and is not buried by its parent, has.
+
+    Of another host's no more can be known than that it was there; that counts as alive.
+    """
+    if not is_here(process):
+        return True
+    number, began, _ = _parts(process)
     try:
         found = psutil.Process(int(number))
         return abs(found.create_time() - float(began)) <= _BEAT and found.status() != psutil.STATUS_ZOMBIE
@@ -29,3 +62,10 @@ def is_alive(process: str) -> bool:
         return False
     except psutil.AccessDenied:  # another user's, of which no more can be known than that it is there
         return True
+
+
+def _parts(process: str) -> tuple[str, str, str]:
+    """Return number, beginning and host; earlier versions named no host, and had but one."""
+    number, _, rest = process.partition(" since ")
+    began, _, host = rest.partition(" on ")
+    return number, began, host

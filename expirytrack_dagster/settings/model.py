@@ -24,6 +24,7 @@ from expirytrack_dagster.settings.values import (
     check_api_url,
     check_passphrase,
     check_receiver,
+    check_server,
     check_telegram_token,
     check_webhook,
     is_loopback,
@@ -63,6 +64,10 @@ def _check_encryption(encryption: bool, info: ValidationInfo) -> bool:  # noqa: 
     return encryption
 
 
+def _check_dagster(url: str | None) -> str | None:
+    return None if url is None else check_server(url)
+
+
 class Settings(BaseModel):
     """Everything that a user may set; build it with `load_settings()` to get readable errors."""
 
@@ -80,6 +85,15 @@ class Settings(BaseModel):
         None,
         description="Where the archive is: duckdb:PATH, or sqlite:PATH for development; expirytrack.duckdb below home "
         "if unset.",
+    )
+    dagster: Annotated[
+        str | None,
+        AfterValidator(_check_dagster),
+        Allowed("an address such as postgresql://USER@HOST:5432/DATABASE"),
+    ] = Field(
+        None,
+        description="Database of PostgreSQL in which Dagster keeps runs, events and schedules, for several machines; "
+        "files below home if unset. No password in it: PGPASSWORD and ~/.pgpass have it.",
     )
     api_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {UPSTOX_API_URL}")] = Field(
         UPSTOX_API_URL, description="Address of the API; plain http is for this machine alone."

@@ -16,7 +16,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import SecretStr
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 UPSTOX_API_URL = "https://api.upstox.com"
 LOGIN_URL = "http://127.0.0.1:8765/callback"
+SERVER_DRIVER = "postgresql+psycopg2"
+"""How SQLAlchemy is told the driver that is installed; otherwise it looks for another one."""
 SHORTEST_PASSPHRASE = 8
 MAIL_ADDRESS = r"[^\s,@<>]+@[^\s,@<>]+"
 MAIL_ADDRESSES = rf"{MAIL_ADDRESS}(\s*,\s*{MAIL_ADDRESS})*"
@@ -131,6 +133,24 @@ def _address(url: str, *, such_as: str) -> SplitResult:
         message = f"'{url}' is not an address such as {such_as}"
         raise ValueError(message)
     return parts
+
+
+def check_server(url: str) -> str:
+    """Accept the address of a database of PostgreSQL, postgresql://USER@HOST:PORT/DATABASE, without a password."""
+    try:
+        parts = urlsplit(url)
+        fit = parts.port is None or parts.port >= 0  # a port that is no number raises
+    except ValueError:
+        fit = False
+    if not fit or parts.scheme not in {"postgresql", SERVER_DRIVER} or not parts.path.strip("/"):
+        message = "use an address such as postgresql://USER@HOST:5432/DATABASE"
+        raise ValueError(message)
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        message = (
+            "no password may stand in an address, where others can read it: give it in PGPASSWORD or in ~/.pgpass"
+        )
+        raise ValueError(message)
+    return url
 
 
 def parse_pins(text: object) -> object:
