@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import duckdb
 from filelock import FileLock, Timeout
 
-from expirytrack_dagster.address import KINDS, standard
+from expirytrack_dagster.address import FILE_KINDS, standard
 from expirytrack_dagster.errors import BackupRefused, DiskFull, ExpiryTrackError
 from expirytrack_dagster.security import audit, backup_file
 from expirytrack_dagster.security.backup_file import Manifest, Openers, Table
@@ -207,7 +207,7 @@ def restore(
 
 def _home_of(settings: Settings, made: Path, manifest: Manifest) -> Settings:
     """Return the settings of a home that was made of a backup, in which the archive is what the backup has."""
-    found = [address for kind in KINDS if (address := standard(kind, made)).path.exists()]
+    found = [address for kind in FILE_KINDS if (address := standard(kind, made)).path.exists()]
     update = {"home": made, "encryption": manifest.encrypted, "warehouse": found[0] if found else None}
     return settings.model_copy(update=update)
 

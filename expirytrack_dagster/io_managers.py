@@ -79,10 +79,10 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
             publish_candles(context, warehouse, underlying, date.fromisoformat(day))
         elif context.asset_key.path[-1] == "contracts":
             underlying, day = cell_of(partition)
-            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj)
+            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj, context.run_id)
             publish(warehouse, underlying, date.fromisoformat(day))
         else:
-            cells.write_expiries(warehouse, partition, obj)
+            cells.write_expiries(warehouse, partition, obj, context.run_id)
             publish(warehouse, partition)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
-from expirytrack_dagster.address import Address, parse_address, standard
+from expirytrack_dagster.address import FORMS, Address, parse_address, standard
 from expirytrack_dagster.settings.values import (
     LOGIN_URL,
     MAIL_ADDRESS,
@@ -80,11 +80,27 @@ class Settings(BaseModel):
     warehouse: Annotated[
         Address | None,
         BeforeValidator(parse_address),
-        Allowed("duckdb:PATH or sqlite:PATH, such as sqlite:data/expirytrack.sqlite"),
+        Allowed(f"{FORMS}, such as sqlite:data/expirytrack.sqlite"),
     ] = Field(
         None,
-        description="Where the archive is: duckdb:PATH, or sqlite:PATH for development; expirytrack.duckdb below home "
-        "if unset.",
+        description="Where the archive is: duckdb:PATH; sqlite:PATH for development; or a lake that many write at once, "
+        "ducklake:sqlite:PATH on one machine or ducklake:postgres:CONNINFO on many (no password in it); "
+        "expirytrack.duckdb below home if unset.",
+    )
+    data_path: Annotated[
+        str | None, Allowed("a folder, or s3://BUCKET/PREFIX/", pattern=r"s3://[a-z0-9][a-z0-9.-]+(/.*)?|(?!\w+://).+")
+    ] = Field(
+        None,
+        description="Where the files of a lake lie: a folder, or s3://BUCKET/PREFIX/; `lake` below home if unset. An "
+        "object store's keys, region and address are those of the AWS_ variables.",
+    )
+    data_path_insecure: bool = Field(
+        default=False,
+        description="Speak plain http with the object store of AWS_ENDPOINT_URL on another machine, on a network that "
+        "is yours alone.",
+    )
+    snapshot_days: float = Field(
+        30.0, gt=0, le=36_500, description="Days for which a lake keeps what it was, to be asked with --snapshot."
     )
     dagster: Annotated[
         str | None,
@@ -339,7 +355,7 @@ class Settings(BaseModel):
 
     @property
     def database(self) -> Path:
-        """The archive's file."""
+        """The archive's file, or that of a lake's catalogue; raises `ConfigurationError` where it is on a server."""
         return self.address.path
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Rows = Callable[[str], list[dict[str, Any]]]
 
-PLACES = ("plain", "encrypted", "sqlite")
+PLACES = ("plain", "encrypted", "sqlite", "lake", "lake on a server")
 EXPIRY = date(2025, 8, 28)
 COUNTS = "SELECT instrument_key AS key, count(*) AS n, min(open) AS open FROM candles GROUP BY ALL ORDER BY ALL"
 HOSTILE = [
