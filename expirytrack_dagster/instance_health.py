@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from expirytrack_dagster.observe.doctor import Line, isolated, ok
+from expirytrack_dagster.instance import connected, name_server
+from expirytrack_dagster.observe.doctor import PATIENCE, Line, isolated, ok
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,16 +34,24 @@ def instance_lines(settings: Settings, now: float) -> list[Line]:
 
 
 def _lines(settings: Settings, folder: Path, now: float) -> Iterator[Line]:
+    place = folder if settings.dagster is None else settings.dagster
+    if settings.dagster is not None:
+        if b"postgres" not in (folder / "dagster.yaml").read_bytes():
+            found = f"EXPIRYTRACK_DAGSTER names {place}, but Dagster has kept its records in {folder} so far."
+            yield Line("dagster", "warn", found, "The next collection or 'expirytrack ui' goes over to the server.")
+            return
+        name_server(settings)
+        connected(settings.model_copy(update={"lock_timeout": PATIENCE})).close()
     try:
         with dg.DagsterInstance.from_config(str(folder)) as instance:
             runs = instance.get_runs_count()
             statuses = instance.get_daemon_statuses(_WATCHES)
     except Exception as error:  # noqa: BLE001 -- Dagster, SQLAlchemy and YAML each raise their own
-        found = f"The instance in {folder} does not open: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"The instance in {place} does not open: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         mend = f"Remove {folder / 'dagster.yaml'} if you changed it, it is made again; else restore a backup."
         yield Line("dagster", "fail", found, mend)
         return
-    yield ok("dagster", f"The instance in {folder} opens; {runs:,} runs are recorded.")
+    yield ok("dagster", f"The instance in {place} opens; {runs:,} runs are recorded.")
     beats = [status.last_heartbeat for status in statuses.values()]
     newest = max((beat.timestamp for beat in beats if beat is not None), default=None)
     if newest is None:

@@ -14,6 +14,7 @@ from expirytrack_dagster.settings.model import (
     Settings,
 )
 from expirytrack_dagster.settings.values import (
+    SERVER_DRIVER,
     UPSTOX_API_URL,
     RateLimit,
     allowed,
@@ -29,6 +30,7 @@ __all__ = [
     "NOTIFIER_URL",
     "PREFIX",
     "PROFILES",
+    "SERVER_DRIVER",
     "UPSTOX_API_URL",
     "RateLimit",
     "Settings",

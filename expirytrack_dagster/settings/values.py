@@ -16,10 +16,12 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
+
+from expirytrack_dagster.address import without_password
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -145,10 +147,8 @@ def check_server(url: str) -> str:
     if not fit or parts.scheme not in {"postgresql", SERVER_DRIVER} or not parts.path.strip("/"):
         message = "use an address such as postgresql://USER@HOST:5432/DATABASE"
         raise ValueError(message)
-    if parts.password is not None or "password" in parse_qs(parts.query):
-        message = (
-            "no password may stand in an address, where others can read it: give it in PGPASSWORD or in ~/.pgpass"
-        )
+    if without_password(url) != url:
+        message = "no password may stand in an address, where others can read it: give it in PGPASSWORD or in ~/.pgpass"
         raise ValueError(message)
     return url
 
