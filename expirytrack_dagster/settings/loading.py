@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
-from expirytrack_dagster import address
+from expirytrack_dagster import address, state_address
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings.model import ELSEWHERE, PREFIX, PROFILES, Settings
 from expirytrack_dagster.settings.values import allowed, is_path, is_secret
@@ -175,6 +175,8 @@ def _anchored(key: str, value: object, folder: Path) -> object:
     """Let a relative path of a file count from the file's folder, wherever the program is started."""
     if key == "warehouse" and isinstance(value, str):
         return address.anchored(value, folder)
+    if key == "state" and isinstance(value, str):
+        return state_address.anchored(value, folder)
     about = Settings.model_fields.get(key)
     if about is None or not is_path(about) or not isinstance(value, str) or value.startswith("~"):
         return value
@@ -218,7 +220,7 @@ def _complaint(error: Any, layers: list[Layer]) -> str:
     key = str(error["loc"][0])
     about = Settings.model_fields[key]
     source = _source_of(key, layers) or layers[0]
-    value = "" if is_secret(about) else f" ({source.values[key]!r})"
+    value = "" if is_secret(about) else f" ({state_address.without_passwords(repr(source.values[key]))})"
     own = error["type"] == "value_error"  # raised by a check of ours, whose sentence says it all
     wrong = error["msg"].removeprefix("Value error, ") if own else f"use {allowed(about)}"
     return f"{source.name_of(key)}{value}{source.place}: {wrong}."
