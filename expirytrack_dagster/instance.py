@@ -65,7 +65,7 @@ def prepare(settings: Settings) -> Path:
         make_folder(folder)
         found = configuration.read_bytes().replace(b"\r\n", b"\n") if configuration.exists() else None
         in_files = shipped("dagster.yaml").read_bytes().replace(b"\r\n", b"\n")
-        wanted = in_files if settings.dagster is None else in_files + _IN_SERVER
+        wanted = in_files if settings.dagster_server is None else in_files + _IN_SERVER
         if found is None or found in {in_files, in_files + _IN_SERVER} or _was_shipped(found):
             if found != wanted:
                 configuration.write_bytes(wanted)
@@ -87,12 +87,12 @@ def name_server(settings: Settings) -> None:
     Raises:
         ConfigurationError: the package for it is missing.
     """
-    if settings.dagster is not None:
+    if settings.dagster_server is not None:
         if find_spec("dagster_postgres") is None:
             raise ConfigurationError(
-                f"{_SERVER} needs the package dagster-postgres: pip install 'expirytrack-dagster[scale]'."
+                f"Dagster's records in {settings.dagster_server} need a package: run pip install 'expirytrack-dagster[scale]'."
             )
-        os.environ[_SERVER] = settings.dagster.replace("postgresql://", f"{SERVER_DRIVER}://", 1)
+        os.environ[_SERVER] = settings.dagster_server.replace("postgresql://", f"{SERVER_DRIVER}://", 1)
 
 
 def _was_shipped(found: bytes) -> bool:
@@ -105,10 +105,10 @@ def _check_changed(found: bytes, configuration: Path, settings: Settings) -> Non
     Raises:
         ConfigurationError: it keeps runs in files, and the settings say that they are in PostgreSQL.
     """
-    if settings.dagster is not None and b"postgres" not in found:
+    if settings.dagster_server is not None and b"postgres" not in found:
         raise ConfigurationError(
-            f"{configuration} was changed by hand and keeps runs in files, but {_SERVER} names a database: remove the "
-            f"file, or add to it:{_IN_SERVER.decode().rstrip()}"
+            f"{configuration} was changed by hand and keeps runs in files, but the settings name {settings.dagster_server}: remove "
+            f"the file, or add to it:{_IN_SERVER.decode().rstrip()}"
         )
     if _LAUNCHER not in found:
         _log.warning(
@@ -135,7 +135,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     try:
         with ExitStack() as alone:
             alone.enter_context(FileLock(folder / "opening.lock", timeout=settings.lock_timeout))
-            if settings.dagster is not None:
+            if settings.dagster_server is not None:
                 alone.enter_context(_alone_in_server(settings))
             opened = dg.DagsterInstance.from_config(str(folder))
     except Timeout:
@@ -167,7 +167,7 @@ def _alone_in_server(settings: Settings) -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_lock(%s)", (_OPENING,))
         except psycopg2.errors.LockNotAvailable:
             raise StorageError(
-                f"Another program has been opening Dagster's records in {settings.dagster} for {patience:g} s: end it, "
+                f"Another program has been opening Dagster's records in {settings.dagster_server} for {patience:g} s: end it, "
                 "or try again."
             ) from None
         yield
@@ -181,7 +181,7 @@ def connected(settings: Settings) -> connection:
     """
     import psycopg2  # noqa: PLC0415 -- of use with a server alone
 
-    address = str(settings.dagster).replace(f"{SERVER_DRIVER}://", "postgresql://", 1)
+    address = str(settings.dagster_server).replace(f"{SERVER_DRIVER}://", "postgresql://", 1)
     try:
         return psycopg2.connect(address, connect_timeout=max(2, round(settings.lock_timeout)))
     except psycopg2.Error as error:
@@ -197,10 +197,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 def _unusable(settings: Settings, error: Exception) -> StorageError:
     cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
     words = " ".join(str(cause.orig if isinstance(cause, DBAPIError) else cause).split())
-    if settings.dagster is None:
+    if settings.dagster_server is None:
         place, mend = str(settings.dagster_home), "the disk has room"
     else:
-        place, mend = settings.dagster, "the server runs and lets you in"
+        place, mend = settings.dagster_server, "the server runs and lets you in"
     return StorageError(
         f"Dagster's records in {place} cannot be used ({words}): see that {mend}, then run the same command again; "
         "what has arrived is kept."

@@ -34,10 +34,10 @@ def instance_lines(settings: Settings, now: float) -> list[Line]:
 
 
 def _lines(settings: Settings, folder: Path, now: float) -> Iterator[Line]:
-    place = folder if settings.dagster is None else settings.dagster
-    if settings.dagster is not None:
+    place = folder if settings.dagster_server is None else settings.dagster_server
+    if settings.dagster_server is not None:
         if b"postgres" not in (folder / "dagster.yaml").read_bytes():
-            found = f"EXPIRYTRACK_DAGSTER names {place}, but Dagster has kept its records in {folder} so far."
+            found = f"The settings name {place}, but Dagster has kept its records in {folder} so far."
             yield Line("dagster", "warn", found, "The next collection or 'expirytrack ui' goes over to the server.")
             return
         name_server(settings)

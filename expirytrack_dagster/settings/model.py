@@ -31,6 +31,8 @@ from expirytrack_dagster.settings.values import (
     parse_pins,
     parse_rate_limits,
 )
+from expirytrack_dagster.state_address import FORMS as STATE_FORMS
+from expirytrack_dagster.state_address import StateAddress, parse_state_address
 
 PREFIX = "EXPIRYTRACK_"
 UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
@@ -109,7 +111,12 @@ class Settings(BaseModel):
     ] = Field(
         None,
         description="Database of PostgreSQL in which Dagster keeps runs, events and schedules, for several machines; "
-        "files below home if unset. No password in it: PGPASSWORD and ~/.pgpass have it.",
+        "that of the state if unset, and files below home where that is one. No password in it.",
+    )
+    state: Annotated[StateAddress | None, BeforeValidator(parse_state_address), Allowed(STATE_FORMS)] = Field(
+        None,
+        description="Where the state database is: sqlite:PATH, or postgresql://USER@HOST:PORT/DATABASE where several "
+        "hosts share it; state.sqlite below home if unset.",
     )
     api_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {UPSTOX_API_URL}")] = Field(
         UPSTOX_API_URL, description="Address of the API; plain http is for this machine alone."
@@ -364,9 +371,15 @@ class Settings(BaseModel):
         return self.warehouse or standard("duckdb", self.home)
 
     @property
-    def state(self) -> Path:
-        """The SQLite state database."""
-        return self.home / "state.sqlite"
+    def state_address(self) -> StateAddress:
+        """Where the state database is."""
+        return self.state or StateAddress.of_file(self.home / "state.sqlite")
+
+    @property
+    def dagster_server(self) -> str | None:
+        """The database of PostgreSQL in which Dagster keeps its records, None where they are files below the home."""
+        follows = self.state_address.place if self.state_address.kind == "postgresql" else None
+        return self.dagster or follows
 
     @property
     def answers(self) -> Path:

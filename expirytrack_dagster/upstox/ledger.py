@@ -27,7 +27,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox import scopes
 from expirytrack_dagster.upstox.breaker import Breaker, Circuit
 from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
@@ -401,7 +401,7 @@ def open_ledger(settings: Settings, clock: Clock | None = None) -> RequestLedger
     """
     # Processes take turns at this database many times a second: to wait for less than that would fail in ordinary work.
     return RequestLedger(
-        StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout)),
+        open_state(settings, timeout=max(1.0, settings.lock_timeout)),
         settings.rate_limits,
         clock=clock,
         scope_of=scope_of_account(settings.account, family_scope if settings.rate_scope == "family" else account_scope),

@@ -112,7 +112,7 @@ def test_a_changed_file_is_not_talked_over(postgres: str) -> None:
     """Two machines would otherwise each believe to see all runs."""
     configuration = prepare(load_settings()) / "dagster.yaml"
     configuration.write_text(configuration.read_text() + "\n# mine\n")
-    with pytest.raises(ConfigurationError, match="keeps runs in files, but EXPIRYTRACK_DAGSTER names a database"):
+    with pytest.raises(ConfigurationError, match="keeps runs in files, but the settings name postgresql"):
         prepare(load_settings(dagster=postgres))
     assert configuration.read_text().endswith("# mine\n")
     configuration.write_text(
