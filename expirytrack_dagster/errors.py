@@ -16,7 +16,8 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── StateLost                    the connection to it broke in the middle of a transaction
     │   ├── VaultBusy                    another process keeps the vault's lock
     │   ├── NotSent                      an alert did not reach a channel; it is tried again later
-    │   └── CellBusy                     another run is collecting the same cell
+    │   ├── CellBusy                     another run is collecting the same cell
+    │   └── CellLost                     another host has taken a cell over from this one, which was silent
     ├── PartialError
     │   ├── RequestRefused               a 4xx about this one request; carries Upstox's code
     │   │   └── DateRangeRefused         UDAPI1148: the window is too wide
@@ -130,6 +131,10 @@ class NotSent(RecoverableError):
 
 class CellBusy(RecoverableError):
     """Another run is collecting the same cell."""
+
+
+class CellLost(RecoverableError):
+    """This process was silent for so long that another took its cell over; nothing may be written any more."""
 
 
 class PartialError(ExpiryTrackError):

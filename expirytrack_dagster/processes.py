@@ -34,7 +34,7 @@ def this_host() -> str:
     parts = [platform.node(), "" if card & _INVENTED else str(card)]
     with suppress(OSError):  # Linux alone; containers that share the machine's name and network number apart
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return f"{platform.node() or 'localhost'}~{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:6]}"
+    return f"{platform.node()}~{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:6]}"
 
 
 def is_here(process: str) -> bool:
@@ -44,7 +44,7 @@ def is_here(process: str) -> bool:
 
 def host_of(process: str) -> str:
     """Return the name of a process's host, as people call it."""
-    return (_parts(process)[2] or this_host()).rpartition("~")[0]
+    return (_parts(process)[2] or this_host()).rpartition("~")[0] or "a host without a name"
 
 
 def is_alive(process: str) -> bool:

@@ -130,6 +130,15 @@ progress = _table(
     began_at=Double,
     seen_at=Double,
 )
+leases = _table(
+    "leases",
+    "name",
+    name=Text,
+    number=BigInteger,
+    process=Text,
+    run_id=Text,
+    until=Double,
+)
 
 
 class server_time(FunctionElement[float]):  # noqa: N801 -- SQLAlchemy's functions are written in small letters
