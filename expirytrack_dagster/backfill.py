@@ -6,6 +6,7 @@ The runs themselves are `runs.py`, what is printed is `console.py` and `cli.py`.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ import pandas as pd
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.collect import tracking
+from expirytrack_dagster.collect.leases import handed_on, held, holders, named
 from expirytrack_dagster.collect.plan import warning
-from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError
+from expirytrack_dagster.errors import AuthenticationError, CellBusy, ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.planning import Outlook, outlook, since
 from expirytrack_dagster.runs import CheckLine, Runner
 from expirytrack_dagster.state import open_state
+from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.upstox.instruments import resolve
 from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
@@ -27,13 +30,16 @@ from expirytrack_dagster.warehouse import reader
 from expirytrack_dagster.warehouse.connection import open_warehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
     import dagster as dg
 
     from expirytrack_dagster.collect.progress import ProgressSource
     from expirytrack_dagster.settings import Settings
+
+_MOMENT = 2.0
+"""Seconds between two looks at what another process has."""
 
 
 @dataclass(slots=True)
@@ -100,14 +106,18 @@ class Backfill:
         instance: dg.DagsterInstance,
         progress: ProgressSource,
         tell: Callable[[str], None] = lambda _: None,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Open the archive and the ledger of this home; `tell` is told what to know before the work begins."""
+        """Open the archive and the ledger of this home; `tell` is told what to know before and during the work."""
         self._settings = settings
         self._tell = tell
         self._instance = instance
         self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
+        self._state = open_state(settings)
+        self._wait = wait
+        self._waited_for: set[str] = set()
 
     def collect(self, symbols: Sequence[str], expiries: Sequence[date], *, refetch: bool = False) -> Outcome:
         """Discover where needed, then collect every wanted cell that is not complete.
@@ -129,8 +139,7 @@ class Backfill:
             cells = look.ordered([cell for cell in look.cells if cell.expiry in wanted.get(cell.underlying, ())])
             if sentence := warning(look.plan([cell for cell in cells if cell.is_open])):
                 self._tell(sentence)
-            for cell in cells:
-                self._collect_cell(cell.underlying, cell.expiry, outcome, refetch=refetch)
+            self._collect_cells([cell.key for cell in cells], outcome, refetch=refetch)
         except AuthenticationError as error:
             outcome.errors, outcome.exit_code = [str(error)], error.exit_code
             return outcome
@@ -143,23 +152,36 @@ class Backfill:
             outcome.exit_code = 3
         return outcome
 
-    def listed(self, symbol: str, outcome: Outcome, *, fresh: bool = False) -> list[date]:
-        """Return the expiries of a tracked underlying; the API is asked when none are known or `fresh` is wanted.
+    def listed(self, symbol: str, outcome: Outcome) -> list[date]:
+        """Return the expiries of a tracked underlying; the API is asked when none are known.
 
         Raises:
             AuthenticationError, ExpiryTrackError: discovery failed.
         """
-        known = reader.expiries(self._archive, symbol)
-        if fresh or not len(known):
+        return self._listed(symbol, outcome, lambda known: not known)
+
+    def _listed(self, symbol: str, outcome: Outcome, is_stale: Callable[[list[date]], bool]) -> list[date]:
+        """Return the expiries of an underlying; of all processes that find the list stale, one asks for a new one."""
+        while is_stale(known := _days(reader.expiries(self._archive, symbol))):
             get_valid_token(self._settings)
-            report = self._runner.discover(symbol)
+            try:
+                with self._alone(symbol):
+                    if not is_stale(known := _days(reader.expiries(self._archive, symbol))):
+                        break
+                    report = self._runner.discover(symbol)
+            except CellBusy:
+                self._wait_for(symbol)
+                continue
             outcome.note(report.checks, self._ledger.spent(report.run_id))
             _raise_if_failed(report.error, report.exit_code)
-            known = reader.expiries(self._archive, symbol)
-        return _days(known)
+            return _days(reader.expiries(self._archive, symbol))
+        return known
 
     def _wanted(self, symbol: str, expiries: Sequence[date], outcome: Outcome, *, refetch: bool) -> list[date]:
-        known = self.listed(symbol, outcome, fresh=refetch or self._is_stale(symbol, expiries))
+        def is_stale(known: list[date]) -> bool:
+            return refetch or not known or self._is_stale(symbol, expiries)
+
+        known = self._listed(symbol, outcome, is_stale)
         for day in expiries:
             if day not in known:
                 nearest = sorted(known, key=lambda other: abs(other - day))[:3]
@@ -188,19 +210,35 @@ class Backfill:
         asked = self._ledger.last_answer("expiries", str(listed["underlying_key"].iloc[-1]))
         return asked is None or time.time() - asked > self._settings.discovery_age
 
+    def _collect_cells(self, cells: Sequence[tuple[str, date]], outcome: Outcome, *, refetch: bool) -> None:
+        """Collect cells in this order; those that another process has, once it lets go of them or is heard no more."""
+        while cells:
+            elsewhere = []
+            for cell in cells:
+                try:
+                    self._collect_cell(*cell, outcome, refetch=refetch)
+                except CellBusy:
+                    elsewhere.append(cell)
+            if len(elsewhere) == len(cells):
+                self._wait_for(named(elsewhere[0]))
+            cells = elsewhere
+
     def _collect_cell(self, symbol: str, day: date, outcome: Outcome, *, refetch: bool) -> None:
-        cells = reader.cells(self._archive)
-        cell = cells[(cells["underlying"] == symbol) & pd.Series([d == day for d in _days(cells)], index=cells.index)]
-        if not refetch and is_complete(cell).all():
-            recorded = self._runner.recorded_checks(symbol, day.isoformat())
-            if recorded is not None:
-                outcome.note(recorded, requests=0)
-                return
-            # Killed after the commit: Dagster knows nothing of the cell yet, and telling it costs no request.
+        """Collect a cell unless it is complete.
+
+        Raises:
+            AuthenticationError: of the token or the plan; nothing else can be asked either.
+            CellBusy: another process is collecting it.
+        """
+        if not refetch and self._is_told(symbol, day, outcome):
+            return
         if outcome.errors and self._ledger.is_closed_to_all():  # said once already; no cell could ask anything
             return
         get_valid_token(self._settings)
-        report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
+        with self._alone(named((symbol, day))):
+            if not refetch and self._is_told(symbol, day, outcome):  # another process was faster
+                return
+            report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
             raise AuthenticationError(
@@ -208,6 +246,39 @@ class Backfill:
             )
         if report.error:
             outcome.errors.append(f"{symbol} {day}: {report.error}")
+
+    def _is_told(self, symbol: str, day: date, outcome: Outcome) -> bool:
+        """Say whether a cell is complete, and note what its checks said then.
+
+        One whose run was killed after the commit is not told: Dagster knows nothing of it yet, and telling it costs no
+        request.
+        """
+        cells = reader.cells(self._archive)
+        cell = cells[(cells["underlying"] == symbol) & pd.Series([d == day for d in _days(cells)], index=cells.index)]
+        if not is_complete(cell).all():
+            return False
+        recorded = self._runner.recorded_checks(symbol, day.isoformat())
+        if recorded is None:
+            return False
+        outcome.note(recorded, requests=0)
+        return True
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Have a cell, or the list of an underlying, for the runs of the block.
+
+        Raises:
+            CellBusy: another process has it.
+        """
+        with held(self._state, name, "", SystemClock()) as lease, handed_on(lease):
+            yield
+
+    def _wait_for(self, name: str) -> None:
+        """Wait a moment for whoever has it; a person is told whom, once."""
+        if (holder := holders(self._state, SystemClock()).get(name)) is not None and name not in self._waited_for:
+            self._waited_for.add(name)
+            self._tell(f"Waiting for {name}, which {holder.host} is collecting.")
+        self._wait(_MOMENT)
 
 
 def _raise_if_failed(error: str | None, exit_code: int) -> None:

@@ -7,13 +7,16 @@ command. What a step does belongs to the room whose files they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
+from expirytrack_dagster.collect.leases import held, named
 from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.errors import ConfigurationError, EncryptionMismatch, WrongKey
 from expirytrack_dagster.security import audit
 from expirytrack_dagster.security.parquet import staging_key
 from expirytrack_dagster.security.vault import open_vault
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.cache import kept_answers
 from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
@@ -113,7 +116,8 @@ def _convert_staged(before: Settings, after: Settings) -> int:
     changed = 0
     for folder in sorted(path for path in before.staging.glob("*/*") if path.is_dir()):
         staging = CellStaging(folder, staging_key(before))
-        with staging.held():
+        cell = folder.parent.name, date.fromisoformat(folder.name)
+        with held(open_state(before), named(cell), "", SystemClock()):
             changed += staging.change_key(staging_key(after))
     return changed
 

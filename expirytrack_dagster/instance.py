@@ -90,7 +90,8 @@ def name_server(settings: Settings) -> None:
     if settings.dagster_server is not None:
         if find_spec("dagster_postgres") is None:
             raise ConfigurationError(
-                f"Dagster's records in {settings.dagster_server} need a package: run pip install 'expirytrack-dagster[scale]'."
+                f"Dagster's records in {settings.dagster_server} need a package: run "
+                "pip install 'expirytrack-dagster[scale]'."
             )
         os.environ[_SERVER] = settings.dagster_server.replace("postgresql://", f"{SERVER_DRIVER}://", 1)
 
@@ -107,8 +108,8 @@ def _check_changed(found: bytes, configuration: Path, settings: Settings) -> Non
     """
     if settings.dagster_server is not None and b"postgres" not in found:
         raise ConfigurationError(
-            f"{configuration} was changed by hand and keeps runs in files, but the settings name {settings.dagster_server}: remove "
-            f"the file, or add to it:{_IN_SERVER.decode().rstrip()}"
+            f"{configuration} was changed by hand and keeps runs in files, but the settings name "
+            f"{settings.dagster_server}: remove the file, or add to it:{_IN_SERVER.decode().rstrip()}"
         )
     if _LAUNCHER not in found:
         _log.warning(
@@ -167,8 +168,8 @@ def _alone_in_server(settings: Settings) -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_lock(%s)", (_OPENING,))
         except psycopg2.errors.LockNotAvailable:
             raise StorageError(
-                f"Another program has been opening Dagster's records in {settings.dagster_server} for {patience:g} s: end it, "
-                "or try again."
+                f"Another program has been opening Dagster's records in {settings.dagster_server} for {patience:g} s: "
+                "end it, or try again."
             ) from None
         yield
 

@@ -22,6 +22,7 @@ from expirytrack_dagster.resources import WarehouseResource
 if TYPE_CHECKING:
     import pandas as pd
 
+    from expirytrack_dagster.collect.leases import Lease
     from expirytrack_dagster.collect.staging import Batch, CellStaging
     from expirytrack_dagster.warehouse.connection import Warehouse
 
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 class StagedCandles:
     """What the asset `candles` hands over: files, not rows; `statuses` as columns of `contract_status`.
 
-    `started` is the reading of the monotonic clock at which the cell's work began.
-
-    The cell is this run's alone until `let_go` is called, which whoever takes the files over must do.
+    `started` is the reading of the monotonic clock at which the cell's work began. They may be written only as long as
+    `lease` holds. Whoever takes the files over must call `let_go`, whereupon nobody is told of the cell's progress.
     """
 
     batches: list[Batch]
     statuses: pd.DataFrame
     staging: CellStaging
     started: float
+    lease: Lease
     let_go: Callable[[], None]
 
 
@@ -70,8 +71,16 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
             files = [batch.path for batch in obj.batches]
             run_id = context.run_id
             try:
-                expiry, key = date.fromisoformat(day), obj.staging.key
-                cells.write_candles(warehouse, underlying, expiry, files, obj.statuses, run_id=run_id, key=key)
+                cells.write_candles(
+                    warehouse,
+                    underlying,
+                    date.fromisoformat(day),
+                    files,
+                    obj.statuses,
+                    run_id=run_id,
+                    key=obj.staging.key,
+                    at_last=obj.lease.confirm,
+                )
                 obj.staging.clear()
                 _count_cell(len(obj.statuses), time.monotonic() - obj.started)
             finally:

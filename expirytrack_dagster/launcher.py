@@ -12,7 +12,11 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 
-from expirytrack_dagster.processes import is_alive
+from expirytrack_dagster.collect.leases import has_fallen_silent
+from expirytrack_dagster.processes import is_alive, is_here
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.state import open_state
+from expirytrack_dagster.upstox.clock import SystemClock
 
 PROCESS_TAG = "expirytrack/process"
 
@@ -28,11 +32,12 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Look for the process of a run: that of the command line, or the one that a code server started.
 
+        One of another host is judged by the signs of life that it gives, and is let be where it never gave any.
         What was started by other means (a notebook, Dagster's own command line) leaves no trace, and is let be.
         """
         if PROCESS_TAG in run.tags:
             process = run.tags[PROCESS_TAG]
-            return _running() if is_alive(process) else _gone(f"Process {process} has ended without a word.")
+            return _running() if _is_at_work(process) else _gone(f"Process {process} has ended without a word.")
         # Dagster does not annotate this method.
         server = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if server is None:
@@ -44,6 +49,14 @@ class WatchedRunLauncher(DefaultRunLauncher):
         except DagsterUserCodeUnreachableError:
             return _gone("The code server that started its process has ended.")
         return _running() if answer.can_cancel else _gone("Its code server knows no process of this run.")
+
+
+def _is_at_work(process: str) -> bool:
+    """Say whether a process lives: of this host by looking, of another by what it tells in the state database."""
+    if is_here(process):
+        return is_alive(process)
+    with open_state(load_settings()) as state:
+        return not has_fallen_silent(state, process, SystemClock())
 
 
 def _running() -> CheckRunHealthResult:

@@ -7,12 +7,13 @@ would show it. Only wiring belongs here: what the wired things do is in `upstox/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Self, cast
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
+from pydantic import PrivateAttr
 
 from expirytrack_dagster.address import Kind
 from expirytrack_dagster.settings import Settings, load_settings
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     import logging
 
     from expirytrack_dagster.collect.contract import Answer
+    from expirytrack_dagster.collect.leases import Lease
     from expirytrack_dagster.collect.progress import Progress
-    from expirytrack_dagster.state import StateDatabase, open_state
+    from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.client import UpstoxClient
     from expirytrack_dagster.upstox.clock import Clock
     from expirytrack_dagster.upstox.ledger import RequestLedger
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
     """The API under the account's limits, as the environment configures it."""
+
+    _run_id: str = PrivateAttr("")
+    _held: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _leases: dict[str, Lease] = PrivateAttr(default_factory=dict)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
@@ -46,7 +52,9 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         records = logs.RunRecords()
         partition = " ".join(reversed(run.tags.get("dagster/partition", "").split("|")))
         cell = {"cell": partition} if partition else {}
-        with logs.about(run=run.run_id, **cell), recording(self.settings(), run.run_id):
+        about = logs.about(run=run.run_id, **cell)
+        with about, recording(self.settings(), run.run_id), ExitStack() as self._held:
+            self._run_id = run.run_id
             taken.append(records)
             try:
                 yield self
@@ -68,7 +76,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
-        from expirytrack_dagster.state import StateDatabase, open_state
+        from expirytrack_dagster.state import open_state
 
         return open_state(self.settings())
 
@@ -86,6 +94,21 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
         from expirytrack_dagster.upstox.client import UpstoxClient
 
         return UpstoxClient(self.settings(), self.ledger(), clock=self.clock(), run_id=run_id, fresh=fresh)
+
+    def hold(self, underlying: str, expiry: date) -> Lease:
+        """Keep a cell to this run among all hosts until the run ends; all its assets share the lease.
+
+        Raises:
+            CellBusy: another run holds it.
+        """
+        from expirytrack_dagster.collect.leases import held, named
+        from expirytrack_dagster.upstox.clock import SystemClock
+
+        name = named((underlying, expiry))
+        if name not in self._leases:
+            taken = held(self.state(), name, self._run_id, self.clock() or SystemClock())
+            self._leases[name] = self._held.enter_context(taken)
+        return self._leases[name]
 
     def forget_answers(self, *instrument_keys: str) -> None:
         """Drop kept answers about these instruments, so that the next run asks the API again."""

@@ -16,11 +16,15 @@ from dagster._core.event_api import PartitionKeyFilter
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
+from expirytrack_dagster.collect.leases import process_alive
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.failures import EXIT_CODE_METADATA
 from expirytrack_dagster.jobs import expiry_fetch, historical_data_fetch
 from expirytrack_dagster.launcher import PROCESS_TAG
 from expirytrack_dagster.processes import this_process
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.state import open_state
+from expirytrack_dagster.upstox.clock import SystemClock
 
 if TYPE_CHECKING:
     from expirytrack_dagster.collect.progress import ProgressSource
@@ -92,13 +96,14 @@ class Runner:
         return [_line(evaluation, f"{symbol} {expiry}") for evaluation in evaluations]
 
     def _run(self, job: str, partition: str, label: str, ops: dict[str, object] | None = None) -> RunReport:
-        result = self._defs.resolve_job_def(job).execute_in_process(
-            instance=self._instance,
-            partition_key=partition,
-            run_config={"ops": ops or {}, "loggers": _QUIET},
-            tags={"expirytrack/started_by": "command line", PROCESS_TAG: this_process()},
-            raise_on_error=False,
-        )
+        with open_state(load_settings()) as state, process_alive(state, SystemClock()):
+            result = self._defs.resolve_job_def(job).execute_in_process(
+                instance=self._instance,
+                partition_key=partition,
+                run_config={"ops": ops or {}, "loggers": _QUIET},
+                tags={"expirytrack/started_by": "command line", PROCESS_TAG: this_process()},
+                raise_on_error=False,
+            )
         if _was_interrupted(result):
             raise KeyboardInterrupt  # Dagster takes Ctrl-C for a failure of the step; for us it ends everything
         checks = [_line(evaluation, label) for evaluation in result.get_asset_check_evaluations()]

@@ -124,6 +124,8 @@ def _chosen(
 ) -> list[dg.RunRequest] | dg.SkipReason:
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.collect.due import affordable, ready_at
+    from expirytrack_dagster.collect.leases import holders, named
+    from expirytrack_dagster.upstox.clock import SystemClock
     from expirytrack_dagster.planning import outlook
 
     now = upstox.now()
@@ -138,11 +140,18 @@ def _chosen(
     places = (1 if _is_trying(upstox) else PLACES) - len(under_way)
     if places <= 0:
         return dg.SkipReason(f"{len(under_way)} cells wait or are at work: more would only wait, out of order.")
-    ready = [cell for cell in due if (at := ready_from.get(_key(cell), 0.0)) is not None and at <= now.timestamp()]
+    held = holders(upstox.state(), upstox.clock() or SystemClock())
+    elsewhere = [cell for cell in due if named(cell.key) in held and cell not in under_way]
+    ready = [
+        cell
+        for cell in due
+        if cell not in elsewhere and (at := ready_from.get(_key(cell), 0.0)) is not None and at <= now.timestamp()
+    ]
     if not ready:
         return dg.SkipReason(f"{len(due)} cells are due: all are under way, or rest after a try in vain.")
-    costs = [cell.requests for cell in look.costs([*under_way, *ready[:places]])]
-    promised, costs = sum(costs[: len(under_way)]), costs[len(under_way) :]
+    at_work = [*under_way, *elsewhere]
+    costs = [cell.requests for cell in look.costs([*at_work, *ready[:places]])]
+    promised, costs = sum(costs[: len(at_work)]), costs[len(at_work) :]
     free = _room(upstox) - promised
     chosen = ready[: affordable(costs, free, places)]
     if not chosen:

@@ -53,6 +53,7 @@ def candles(
     import pyarrow as pa
 
     from expirytrack_dagster.collect.coverage import coverage_of
+    from expirytrack_dagster.collect.leases import UnderLease
     from expirytrack_dagster.collect.plan import cost
     from expirytrack_dagster.collect.report import CellReport
     from expirytrack_dagster.collect.staging import CellStaging
@@ -74,15 +75,16 @@ def candles(
     settings, archive = upstox.settings(), warehouse.open()
     staging = CellStaging(settings.staging / symbol / day, staging_key(settings))
     with readable_failures(), ExitStack() as cell:
-        cell.enter_context(staging.held())
+        lease = upstox.hold(symbol, expiry)
         clock, shown = upstox.clock() or SystemClock(), progress.following(context.log)
         follower = cell.enter_context(recorded(upstox.state(), (symbol, expiry), context.run.run_id, shown, clock))
         known = reader.statuses(archive, symbol, expiry)
         if config.refetch:
             staging.clear()
+        staging.forget_older_than(known.set_index("instrument_key")["checked_at"].to_dict())
         request = _request(context.partition_key, contracts, known, upstox, config)
         planned = upstox.ledger().spent(context.run.run_id) + planned_requests(request, staging, archive)
-        batches = _collect(context, request, staging, upstox, follower, config)
+        batches = _collect(context, request, staging, upstox, UnderLease(lease, follower), config)
         fresh = {status.instrument_key for batch in batches for status in batch.statuses}
         verdict = judge_cell(
             listed=list(contracts["instrument_key"]),
@@ -106,7 +108,7 @@ def candles(
         coverage = coverage_of(contracts, batches, archived, verdict.sessions)
         image = coverage_map(coverage, f"{symbol} {day}: {len(contracts):,} contracts")
         yield dg.Output(
-            StagedCandles(batches, verdict.fresh_statuses, staging, started, let_go=cell.pop_all().close),
+            StagedCandles(batches, verdict.fresh_statuses, staging, started, lease, let_go=cell.pop_all().close),
             metadata={
                 "validation_report": dg.MetadataValue.md(report.as_markdown()),
                 **({"coverage": picture(image, "coverage")} if image else {}),

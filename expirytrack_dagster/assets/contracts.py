@@ -53,6 +53,7 @@ def contracts(
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
     with readable_failures():
+        upstox.hold(symbol, expiry)
         archive = warehouse.open()
         underlying = tracking.find(upstox.state(), symbol)
         known = reader.contracts(archive, symbol, expiry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from expirytrack_dagster.collect.contract import Answer
+    from expirytrack_dagster.collect.progress import Progress
     from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.clock import Clock
 
@@ -32,10 +35,10 @@ LIFE = 120.0
 """Seconds after its last renewal at which another host may take a lease."""
 EVERY = 20.0
 """Seconds between two renewals: five of them may fail, while a server restarts or a network is mended."""
-_PATIENCE = 10.0
-"""Seconds to wait for the state database at a renewal; the next one comes soon."""
 _FORGOTTEN = 86_400.0
 """Seconds for which the name of a process that was killed is kept."""
+
+_HANDED_ON: ContextVar[dict[str, Lease]] = ContextVar("leases handed on", default={})  # noqa: B039 -- never changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Lease:
         self.name: str = row["name"]
         self.number: int = row["number"]
         self._row = row
-        self._state = state.patient(_PATIENCE)
+        self._state = state.patient(state.timeout)
         self._clock = clock
         self._lost: CellLost | None = None
         self._over = threading.Event()
@@ -117,22 +120,65 @@ class Lease:
                 self.confirm()
 
 
+class UnderLease:
+    """Follows a cell's contracts for another follower, and ends the work as soon as the lease is known to be lost."""
+
+    def __init__(self, lease: Lease, shown: Progress) -> None:
+        """Tell `shown` what is told."""
+        self._lease = lease
+        self._shown = shown
+
+    def begin(self, label: str, total: int) -> None:
+        """Pass it on."""
+        self._shown.begin(label, total)
+
+    def advance(self, answer: Answer) -> None:
+        """Pass it on.
+
+        Raises:
+            CellLost: another host has the cell now; the answer is kept all the same.
+        """
+        self._shown.advance(answer)
+        self._lease.check()
+
+    def end(self) -> None:
+        """Pass it on."""
+        self._shown.end()
+
+
 @contextmanager
-def cell_held(state: StateDatabase, cell: tuple[str, date], run_id: str, clock: Clock) -> Iterator[Lease]:
-    """Keep a cell to this run, among all hosts, for the length of the block.
+def held(state: StateDatabase, name: str, run_id: str, clock: Clock, *, forget: bool = False) -> Iterator[Lease]:
+    """Keep a cell, or what else has a name, to this run among all hosts for the length of the block.
+
+    What was handed on by whoever started the run is held already, and stays theirs.
 
     Raises:
         CellBusy: another run holds it; the sentence names its host.
     """
-    name = named(cell)
-    with _held(state, name, run_id, clock, forget=False) as lease:
+    if (lease := _HANDED_ON.get().get(name)) is not None:
         yield lease
+        return
+    lease = Lease(state, clock, _taken(state, name, run_id, clock))
+    try:
+        yield lease
+    finally:
+        lease.give_back(forget=forget)
+
+
+@contextmanager
+def handed_on(lease: Lease) -> Iterator[None]:
+    """Let the run that this thread starts in the block find the lease held."""
+    token = _HANDED_ON.set({**_HANDED_ON.get(), lease.name: lease})
+    try:
+        yield
+    finally:
+        _HANDED_ON.reset(token)
 
 
 @contextmanager
 def process_alive(state: StateDatabase, clock: Clock) -> Iterator[None]:
     """Let other hosts know, for the length of the block, that this process lives."""
-    with _held(state, this_process(), "", clock, forget=True):
+    with held(state, this_process(), "", clock, forget=True):
         yield
 
 
@@ -154,15 +200,6 @@ def has_fallen_silent(state: StateDatabase, process: str, clock: Clock) -> bool:
     now = state.now(clock.now())
     rows = state.query(select(leases).where(leases.c.name == process))
     return any(_is_free(row, now) for row in rows)
-
-
-@contextmanager
-def _held(state: StateDatabase, name: str, run_id: str, clock: Clock, *, forget: bool) -> Iterator[Lease]:
-    lease = Lease(state, clock, _taken(state, name, run_id, clock))
-    try:
-        yield lease
-    finally:
-        lease.give_back(forget=forget)
 
 
 def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[str, Any]:

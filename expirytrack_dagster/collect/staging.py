@@ -3,7 +3,8 @@
 A batch is one Parquet file: its rows (valid ones, and bad ones with the rule that they broke) and, in the file's own
 metadata, the states of the contracts that it settles, so that rows and states cannot part. It is written under
 another name, flushed to disk and renamed: a file of the final name is whole. What a killed run has staged is used by
-the next one. With a key, files are encrypted (`security/parquet.py`). Loading into DuckDB is `warehouse/`'s business.
+the next one. With a key, files are encrypted (`security/parquet.py`). Loading into DuckDB is `warehouse/`'s business;
+that only one run at a time uses the folder, `leases.py`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import threading
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from expirytrack_dagster.collect.states import ContractStatus
-from expirytrack_dagster.errors import CellBusy, DiskFull, EncryptionMismatch, StorageError
+from expirytrack_dagster.errors import DiskFull, EncryptionMismatch, StorageError
 from expirytrack_dagster.security.parquet import decrypting, encrypting, is_encrypted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pandas as pd
@@ -81,27 +82,6 @@ class CellStaging:
         self.key = key
         self._naming = threading.Lock()
         self._whole: set[Path] = set()  # files that were written or read in full here, and need not be read again
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the cell to this run for the length of the block; the lock dies with its process.
-
-        Raises:
-            CellBusy: another run holds it.
-        """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder.with_suffix(".lock"), blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            cell = f"{self.folder.parent.name} {self.folder.name}"
-            raise CellBusy(
-                f"Another run is collecting {cell}: let it end, then run again if anything is missing."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def write(self, good: pd.DataFrame, bad: pd.DataFrame, statuses: Sequence[ContractStatus]) -> Batch:
         """Put a batch on disk, whole or not at all.
@@ -168,6 +148,19 @@ class CellStaging:
             table = self._table(batch.path)
             gone = pc.is_in(table.column("instrument_key"), value_set=pa.array(sorted(keys), pa.string()))
             self._put(batch.path, table.filter(pc.invert(gone)), kept)
+
+    def forget_older_than(self, archived: Mapping[str, datetime]) -> None:
+        """Take out contracts that the archive knows as well or better; `archived` has when it learned of each (UTC).
+
+        That is what a run left that was killed just after it stored the cell, or whose cell another host went on with.
+        """
+        stored = {
+            one.instrument_key
+            for one in self.peek()
+            if (known := archived.get(one.instrument_key)) is not None and one.checked_at <= known
+        }
+        if stored:
+            self.forget(stored)
 
     def change_key(self, key: bytes | None) -> int:
         """Write files that this key does not open anew, so that it does, and return how many they were.

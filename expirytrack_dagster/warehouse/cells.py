@@ -22,7 +22,7 @@ from expirytrack_dagster.warehouse.seals import keep_seal, reseal, seal_if_finis
 from expirytrack_dagster.warehouse.stores import Commit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -175,6 +175,7 @@ def write_candles(
     status: pd.DataFrame,
     run_id: str,
     key: bytes | None = None,
+    at_last: Callable[[], None] = lambda: None,
 ) -> CellWrite:
     """Replace candles, quarantined rows and states of the contracts that `status` names; the others stay untouched.
 
@@ -191,6 +192,7 @@ def write_candles(
             `received` their sum.
         run_id: the run that received the rows.
         key: what the staged files are encrypted with; None if they are plain.
+        at_last: called when all is written and nothing committed; what it raises undoes the write, and is raised.
 
     Raises:
         StorageError: rows and counts disagree, or a row cannot be stored; nothing was changed.
@@ -215,6 +217,7 @@ def write_candles(
             reseal(connection, cell)
         else:
             seal_if_finished(connection, cell)
+        at_last()
         return CellWrite(candles, quarantined)
 
     with metrics().insert_seconds.labels("candles").time():

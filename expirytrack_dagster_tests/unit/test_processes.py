@@ -6,11 +6,14 @@ import platform
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
 from expirytrack_dagster.processes import host_of, is_alive, is_here, this_host, this_process
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_this_process_is_alive() -> None:

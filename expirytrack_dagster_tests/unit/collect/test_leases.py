@@ -13,7 +13,16 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from expirytrack_dagster.collect import leases
-from expirytrack_dagster.collect.leases import LIFE, Holder, cell_held, has_fallen_silent, holders, process_alive
+from expirytrack_dagster.collect.leases import (
+    LIFE,
+    Holder,
+    handed_on,
+    has_fallen_silent,
+    held,
+    holders,
+    named,
+    process_alive,
+)
 from expirytrack_dagster.errors import CellBusy, CellLost
 from expirytrack_dagster.processes import this_process
 from expirytrack_dagster.state import StateDatabase
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CELL, NAME = ("NIFTY", date(2025, 8, 28)), "NIFTY 2025-08-28"
+NAME = named(("NIFTY", date(2025, 8, 28)))
 ELSEWHERE = "7 since 1790000000 on trader-2~abc123"
 CLOCK = SystemClock()
 
@@ -47,7 +56,7 @@ sys.stdin.readline()
 taken = 0
 for day in range(1, 21):
     try:
-        with leases.cell_held(state, ("NIFTY", date(2025, 8, day)), "run", SystemClock()) as lease:
+        with leases.held(state, leases.named(("NIFTY", date(2025, 8, day))), "run", SystemClock()) as lease:
             print(day, lease.number, flush=True)
             sys.stdin.readline()
     except CellBusy:
@@ -90,13 +99,21 @@ def taken_over(state: StateDatabase) -> None:
 
 def test_a_cell_is_one_runs_alone_until_it_is_given_back(state: StateDatabase) -> None:
     """A second run is told whose it is; afterwards it gets it, with the next number."""
-    with cell_held(state, CELL, "run-1", CLOCK) as first:
+    with held(state, NAME, "run-1", CLOCK) as first:
         assert holders(state, CLOCK) == {NAME: Holder(this_process(), "run-1")}
-        with pytest.raises(CellBusy, match=f"collecting {NAME} on "), cell_held(state, CELL, "run-2", CLOCK):
+        with pytest.raises(CellBusy, match=f"collecting {NAME} on "), held(state, NAME, "run-2", CLOCK):
             pass
     assert holders(state, CLOCK) == {}
-    with cell_held(state, CELL, "run-2", CLOCK) as second:
+    with held(state, NAME, "run-2", CLOCK) as second:
         assert second.number == first.number + 1
+
+
+def test_what_is_handed_on_is_held_already(state: StateDatabase) -> None:
+    """A command takes a cell and then starts its run, which gives nothing back that it did not take."""
+    with held(state, NAME, "", CLOCK) as first, handed_on(first):
+        with held(state, NAME, "run", CLOCK) as second:
+            assert second is first
+        assert list(holders(state, CLOCK)) == [NAME]
 
 
 def test_another_host_is_named(state: StateDatabase) -> None:
@@ -104,7 +121,7 @@ def test_another_host_is_named(state: StateDatabase) -> None:
     elsewhere(state, LIFE)
     with (
         pytest.raises(CellBusy, match=f"Another run is collecting {NAME} on trader-2: "),
-        cell_held(state, CELL, "run", CLOCK),
+        held(state, NAME, "run", CLOCK),
     ):
         pass
     assert [holder.host for holder in holders(state, CLOCK).values()] == ["trader-2"]
@@ -114,7 +131,7 @@ def test_what_another_host_does_not_renew_is_free(state: StateDatabase) -> None:
     """Its time has run out by the database's clock."""
     elsewhere(state, -0.001)
     assert holders(state, CLOCK) == {}
-    with cell_held(state, CELL, "run", CLOCK) as lease:
+    with held(state, NAME, "run", CLOCK) as lease:
         assert lease.number == 4
 
 
@@ -125,10 +142,10 @@ def test_a_process_of_this_host_that_was_killed_gives_its_cell_back_at_once(stat
     ) as it:
         assert it.stdout is not None
         elsewhere(state, -LIFE, process=it.stdout.readline().strip())
-        with pytest.raises(CellBusy), cell_held(state, CELL, "run", CLOCK):
+        with pytest.raises(CellBusy), held(state, NAME, "run", CLOCK):
             pass
         it.kill()
-    with cell_held(state, CELL, "run", CLOCK):
+    with held(state, NAME, "run", CLOCK):
         pass
 
 
@@ -142,10 +159,11 @@ input()
 def test_a_holder_renews_while_it_works(state: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself: nothing that the holder does, or waits for, holds it up."""
     monkeypatch.setattr(leases, "EVERY", 0.02)
-    with cell_held(state, CELL, "run", CLOCK) as lease:
+    with held(state, NAME, "run", CLOCK) as lease:
         shortened = update(table).values(until=1.0)
         state.write(lambda connection: connection.execute(shortened))
-        for _ in range(500):
+        for _ in range(1000):
+            time.sleep(0.01)
             (until,) = state.query(select(table.c.until))[0]
             if until > state.now() + LIFE - 5:
                 break
@@ -157,7 +175,7 @@ def test_a_holder_renews_while_it_works(state: StateDatabase, monkeypatch: pytes
 def test_a_holder_that_was_away_is_kept_from_writing(state: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns that another came when it wants to write, at the latest, and takes nothing back."""
     monkeypatch.setattr(leases, "EVERY", 0.02)
-    with cell_held(state, CELL, "run", CLOCK) as lease:
+    with held(state, NAME, "run", CLOCK) as lease:
         taken_over(state)
         with pytest.raises(CellLost, match="taken over by another host"):
             lease.confirm()
@@ -169,7 +187,7 @@ def test_a_holder_that_was_away_is_kept_from_writing(state: StateDatabase, monke
 def test_a_renewal_tells_of_the_loss(state: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a collector asks for nothing more, long before it would write."""
     monkeypatch.setattr(leases, "EVERY", 0.02)
-    with cell_held(state, CELL, "run", CLOCK) as lease:
+    with held(state, NAME, "run", CLOCK) as lease:
         taken_over(state)
         lease._thread.join(10)  # noqa: SLF001 -- ends by itself once the lease is lost
         with pytest.raises(CellLost):
@@ -178,7 +196,7 @@ def test_a_renewal_tells_of_the_loss(state: StateDatabase, monkeypatch: pytest.M
 
 def test_a_lease_outlives_a_database_that_was_made_anew(state: StateDatabase) -> None:
     """Nobody else can have taken what the new one does not know."""
-    with cell_held(state, CELL, "run", CLOCK) as lease:
+    with held(state, NAME, "run", CLOCK) as lease:
         state.write(lambda connection: connection.execute(table.delete()))
         lease.confirm()
         assert list(holders(state, CLOCK)) == [NAME]
