@@ -125,8 +125,8 @@ def _chosen(
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.collect.due import affordable, ready_at
     from expirytrack_dagster.collect.leases import holders, named
-    from expirytrack_dagster.upstox.clock import SystemClock
     from expirytrack_dagster.planning import outlook
+    from expirytrack_dagster.upstox.clock import SystemClock
 
     now = upstox.now()
     tracked = {underlying.symbol for underlying in tracking.tracked(upstox.state())}
