@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
-    from expirytrack_dagster.state import StateDatabase, open_state
+    from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.client import UpstoxClient
     from expirytrack_dagster.upstox.clock import Clock
     from expirytrack_dagster.upstox.ledger import RequestLedger
@@ -68,7 +68,7 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
-        from expirytrack_dagster.state import StateDatabase, open_state
+        from expirytrack_dagster.state import open_state
 
         return open_state(self.settings())
 
