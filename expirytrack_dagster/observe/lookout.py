@@ -137,7 +137,7 @@ class Lookout:
             StorageError, StateLocked: the archive or the state database cannot be read.
         """
         now = now.astimezone(UTC)
-        self._clock.at = now.timestamp()
+        self._clock.at = self._state.now(now.timestamp())
         frame = self._counted.cells()
         if frame is not None:
             self._cells = cell_counts(frame)
@@ -146,7 +146,7 @@ class Lookout:
         standings, horizon = self._survey(now)
         token, keys = self._look_at_token(now)
         return Overview(
-            at=now,
+            at=datetime.fromtimestamp(self._clock.at, UTC),
             home=self._settings.home,
             database=self._settings.database,
             underlyings=tuple(tracked(self._state)),

@@ -69,7 +69,9 @@ def measure(
         StateLocked, StorageError: the state database cannot be read.
     """
     state = open_state(settings)
-    asked = settled(state, open_ledger(settings).all_scopes(), now.timestamp(), 60 * settings.alert_window_minutes)
+    asked = settled(
+        state, open_ledger(settings).all_scopes(), state.now(now.timestamp()), 60 * settings.alert_window_minutes
+    )
     measured: dict[Name, list[Reading]] = {
         "disk_free": disk_free(settings),
         "delivery": delivery(channels, channel_states(state), problem),

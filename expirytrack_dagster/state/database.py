@@ -17,8 +17,8 @@ import sqlalchemy
 from sqlalchemy import select
 
 from expirytrack_dagster.errors import DatabaseCorrupt, ExpiryTrackError, StateLost
-from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.state.tables import server_time
+from expirytrack_dagster.state_address import StateAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +84,11 @@ class StateDatabase:
         """Close what a handle that is dropped has opened; from Python 3.13 on, sqlite3 warns of what is left open."""
         if hasattr(self, "_opened"):
             self.close()
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether the database has a clock of its own, which all hosts share."""
+        return self.address.kind != "sqlite"
 
     def patient(self, timeout: float) -> StateDatabase:
         """Return another handle to the same database, which waits for so many seconds."""
@@ -151,7 +156,7 @@ class StateDatabase:
         Args:
             local: this machine's, if the caller has a clock of its own.
         """
-        if self.address.kind == "sqlite":
+        if not self.has_clock:
             return time.time() if local is None else local
         return float(self.query(_NOW)[0][0])
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Connection
     from sqlalchemy.sql.compiler import SQLCompiler
 
 METADATA = MetaData()
@@ -141,6 +141,13 @@ leases = _table(
 )
 
 
+def put(connection: Connection, table: Table, key: dict[str, Any], values: dict[str, Any]) -> None:
+    """Change the row of this key, or make it; in a transaction that is alone, so that nobody else can make it first."""
+    same = [table.c[name] == value for name, value in key.items()]
+    if not connection.execute(table.update().where(*same).values(values)).rowcount:
+        connection.execute(table.insert(), key | values)
+
+
 class server_time(FunctionElement[float]):  # noqa: N801 -- SQLAlchemy's functions are written in small letters
     """Seconds since the epoch as the database server's clock has them; null where there is no server."""
 
@@ -157,7 +164,8 @@ def _no_server(element: server_time, compiler: SQLCompiler, **words: Any) -> str
 @compiles(server_time, "postgresql")
 def _of_server(element: server_time, compiler: SQLCompiler, **words: Any) -> str:
     del element, compiler, words
-    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+    # A subquery is read once a statement, so that an index may be searched for it.
+    return "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
 
 
 def moment(name: str = "now") -> ColumnElement[float]:
