@@ -115,7 +115,6 @@ class Backfill:
         self._archive = open_warehouse(settings)
         self._ledger = open_ledger(settings)
         self._runner = Runner(instance, progress)
-        self._state = open_state(settings)
         self._wait = wait
         self._waited_for: set[str] = set()
 
@@ -270,12 +269,18 @@ class Backfill:
         Raises:
             CellBusy: another process has it.
         """
-        with held(self._state, name, "", SystemClock()) as lease, handed_on(lease):
+        with (
+            open_state(self._settings) as state,
+            held(state, name, "", SystemClock()) as lease,
+            handed_on(lease),
+        ):
             yield
 
     def _wait_for(self, name: str) -> None:
         """Wait a moment for whoever has it; a person is told whom, once."""
-        if (holder := holders(self._state, SystemClock()).get(name)) is not None and name not in self._waited_for:
+        with open_state(self._settings) as state:
+            holder = holders(state, SystemClock()).get(name)
+        if holder is not None and name not in self._waited_for:
             self._waited_for.add(name)
             self._tell(f"Waiting for {name}, which {holder.host} is collecting.")
         self._wait(_MOMENT)

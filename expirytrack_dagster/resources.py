@@ -106,7 +106,8 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
         name = named((underlying, expiry))
         if name not in self._leases:
-            taken = held(self.state(), name, self._run_id, self.clock() or SystemClock())
+            state = self._held.enter_context(self.state())
+            taken = held(state, name, self._run_id, self.clock() or SystemClock())
             self._leases[name] = self._held.enter_context(taken)
         return self._leases[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from datetime import date
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from expirytrack_dagster.collect.staging import CellStaging
+from expirytrack_dagster.console import ProgressBars
+from expirytrack_dagster.instance import open_instance
+from expirytrack_dagster.runs import Runner
 from expirytrack_dagster.sandbox.running import Running, running
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.servers import this_program
@@ -24,6 +27,18 @@ if TYPE_CHECKING:
 
 MARKET = SyntheticMarket(strikes=2, days=1, today=date(2025, 9, 1))
 CELLS = ["2025-08-21", "2025-08-28"]
+LEASEHOLDER = """
+import sys
+from datetime import date
+from expirytrack_dagster.collect.leases import held, named
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.state import open_state
+from expirytrack_dagster.upstox.clock import SystemClock
+cell = named(("NIFTY", date.fromisoformat(sys.argv[1])))
+with held(open_state(load_settings()), cell, "another", SystemClock()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 HOLDER = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
@@ -94,13 +109,58 @@ def test_a_failed_write_keeps_what_arrived(upstox: Running, home: Path, collect:
     assert [entry for entry in upstox.requests() if "historical-candle" in entry.path] == asked
 
 
-def test_one_cell_is_collected_by_one_run_at_a_time(
-    upstox: Running, home: Path, collect: Callable[..., Archive]
+@pytest.fixture
+def busy(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold the first cell until it is told to end."""
+    command = [sys.executable, "-c", LEASEHOLDER, CELLS[0]]
+    with subprocess.Popen(
+        command,
+        env=os.environ | {"EXPIRYTRACK_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_run_of_a_cell_that_another_collects_ends_with_a_sentence(
+    upstox: Running, collect: Callable[..., Archive], busy: subprocess.Popen[str]
 ) -> None:
-    """A second run of a cell that is being collected ends with one sentence and asks for no candle."""
-    with CellStaging(home / "staging" / "NIFTY" / CELLS[0]).held():
-        refused = collect(upstox, [date(2025, 8, 21)])
-    assert refused.outcome.exit_code == 1
-    assert "Another run is collecting NIFTY 2025-08-21" in refused.outcome.errors[0]
-    assert not [entry for entry in upstox.requests() if "historical-candle" in entry.path]
-    assert collect(upstox, [date(2025, 8, 21)]).outcome.exit_code == 0
+    """It names the host and asks for nothing of the cell."""
+    del busy
+    archive = collect(upstox, [date(2025, 8, 28)])
+    before = upstox.requests()
+    with open_instance(archive.settings) as instance:
+        refused = Runner(instance, ProgressBars()).collect("NIFTY", CELLS[0])
+    assert refused.exit_code == 1
+    assert f"Another run is collecting NIFTY {CELLS[0]} on {platform.node()}: " in str(refused.error)
+    assert upstox.requests() == before
+
+
+def test_collect_takes_other_cells_first_and_waits_for_those_of_others(
+    upstox: Running, home: Path, busy: subprocess.Popen[str]
+) -> None:
+    """It says for whom, and a holder that is killed gives its cell to who waits: at the end all is there."""
+    _start(upstox, home, "track", "NIFTY").communicate(timeout=60)
+    waiting = _start(upstox, home, "collect", "NIFTY", *(f"--expiry={cell}" for cell in CELLS))
+    assert waiting.stderr is not None
+    told = next(line for line in waiting.stderr if "Waiting for" in line)
+    assert f"NIFTY {CELLS[0]}, which {platform.node()} is collecting" in told
+    assert _rows(home, "(SELECT DISTINCT expiry FROM candles)") == 1
+    busy.kill()
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert _rows(home, "(SELECT DISTINCT expiry FROM candles)") == 2
+
+
+def test_two_commands_ask_once_for_what_both_want(upstox: Running, home: Path) -> None:
+    """Neither the list of expiries nor a contract is asked for twice, and both commands find everything done."""
+    _start(upstox, home, "track", "NIFTY").communicate(timeout=60)
+    both = [_start(upstox, home, "collect", "NIFTY", *(f"--expiry={cell}" for cell in CELLS)) for _ in range(2)]
+    results = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    asked = [entry.path for entry in upstox.requests()]
+    assert len(asked) == len(set(asked))

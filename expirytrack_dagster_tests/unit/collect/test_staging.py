@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from expirytrack_dagster.collect.staging import SCHEMA, CellStaging, rows_of
 from expirytrack_dagster.collect.states import ContractStatus, State
-from expirytrack_dagster.errors import CellBusy, DiskFull, EncryptionMismatch, StorageError
+from expirytrack_dagster.errors import DiskFull, EncryptionMismatch, StorageError
 
 KEY = bytes(range(32))
 NOW = datetime(2025, 8, 28, 4, tzinfo=UTC)
@@ -204,12 +204,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         CellStaging(tmp_path / "NIFTY" / "2025-08-28").write(good("a", 1), bad("a", 0), [status("a")])
 
 
-def test_one_run_holds_a_cell(staging: CellStaging) -> None:
-    """While a run holds the cell another one is refused with its name; afterwards it is free."""
-    with staging.held(), pytest.raises(CellBusy, match="NIFTY 2025-08-28"), CellStaging(staging.folder).held():
-        pass
-    with CellStaging(staging.folder).held():
-        pass
+def test_what_the_archive_knows_as_well_is_forgotten(staging: CellStaging) -> None:
+    """What another host stored since then is the newer truth, and what was stored already need not be again."""
+    staging.write(good("a", 1), bad("a", 0), [status("a"), status("b", State.PARTIAL), status("c"), status("d")])
+    later, earlier = NOW + timedelta(seconds=1), NOW - timedelta(seconds=1)
+    staging.forget_older_than({"a": NOW, "b": later, "c": earlier, "e": later})
+    assert [s.instrument_key for batch in staging.batches() for s in batch.statuses] == ["c", "d"]
+    staging.forget_older_than({"c": later, "d": later})
+    assert staging.batches() == []
 
 
 def test_another_setting_loses_nothing_and_a_new_key_is_taken(tmp_path: Path) -> None:
