@@ -39,6 +39,7 @@ from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, stor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from expirytrack_dagster.settings import Settings
 
@@ -114,8 +115,22 @@ class Warehouse:
         return self._published or self.database.with_name("published")
 
     def exists(self) -> bool:
-        """Say whether there is anything yet; nothing is made."""
-        return self.store.exists()
+        """Say whether there is anything yet; nothing is made. Raises `StorageError` where a server cannot be asked."""
+        with translated(self.store.place):
+            return self.store.exists()
+
+    def at(self, snapshot: int | datetime) -> Warehouse:
+        """Return the archive as it was after a commit, by its number, or at a time; it can only be read.
+
+        Raises:
+            ConfigurationError: it is in one file, of which there is no past.
+        """
+        return Warehouse(
+            self.store.at(snapshot),
+            lock_timeout=self.lock_timeout,
+            settings=self.settings,
+            published=self._published,
+        )
 
     def write(self, work: Callable[[duckdb.DuckDBPyConnection], T], commit: Commit = ALL) -> T:
         """Do some work in one transaction and return what it returns: all of it is stored or none of it.
@@ -165,7 +180,7 @@ class Warehouse:
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
-        if self.store.exists():
+        if self.store.file is None or self.store.file.exists():
             with self._connected(read_only=True) as connection:
                 if self.store.is_current(connection):
                     yield connection
@@ -176,6 +191,19 @@ class Warehouse:
             self.store.is_current(connection)
             yield connection
 
+    def stay(self) -> duckdb.DuckDBPyConnection:
+        """Open a lake for queries alone and leave it open, which keeps nobody waiting; raises like `reading`.
+
+        Each query sees what was last committed before it; a cursor needs its own search path.
+        """
+        with self.reading():
+            pass  # brings the schema up to date
+        with translated(self.store.place):
+            connection = self._connect(time.monotonic() + self.lock_timeout, read_only=True)
+            self.store.is_current(connection)
+            _prepare(connection)
+            return connection
+
     @contextmanager
     def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
@@ -184,6 +212,7 @@ class Warehouse:
         like `reading`.
         """
         with self.reading() as connection:
+            connection.execute("SET allowed_directories = $1", [list(self.store.readable)])
             for statement in _CONFINED:
                 connection.execute(statement)
             yield connection
@@ -222,10 +251,7 @@ class Warehouse:
             translated(self.store.place),
             closing(self._connect(deadline, read_only=read_only)) as opened,
         ):
-            # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
-            opened.execute("SET TimeZone = 'UTC'")
-            # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
-            opened.execute("SET enable_progress_bar = false")
+            _prepare(opened)
             yield opened
 
     @contextmanager
@@ -263,6 +289,13 @@ class Warehouse:
         )
         config = {**(_READING if read_only else _WRITING), **self.settings}
         return retrying(self.store.connect, read_only=read_only, config=config)
+
+
+def _prepare(opened: duckdb.DuckDBPyConnection) -> None:
+    # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
+    opened.execute("SET TimeZone = 'UTC'")
+    # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
+    opened.execute("SET enable_progress_bar = false")
 
 
 def open_warehouse(
