@@ -163,12 +163,17 @@ class Warehouse:
         return retrying(once)
 
     @contextmanager
-    def writing(self, commit: Commit = ALL) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the archive for one transaction that cannot be begun anew, as a block cannot; raises like `write`."""
+    def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive, its schema up to date, for what is its own transaction; raises like `write`."""
         with self._connected(read_only=False) as connection:
             self.store.migrate(connection)
-            with self.store.transaction(connection, commit, self.lock_timeout):
-                yield connection
+            yield connection
+
+    @contextmanager
+    def writing(self, commit: Commit = ALL) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for one transaction that cannot be begun anew, as a block cannot; raises like `write`."""
+        with self.opened() as connection, self.store.transaction(connection, commit, self.lock_timeout):
+            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -217,13 +222,20 @@ class Warehouse:
                 connection.execute(statement)
             yield connection
 
-    def copy_to(self, target: Path) -> None:
-        """Copy the file as the last transaction left it; others wait for as long as the copying takes.
+    def copy_to(self, target: Path, key: bytes | None = None) -> None:
+        """Copy the archive as the last transaction left it; of one in a file, others wait until that is done.
+
+        Args:
+            target: a file; of the same kind, and of a lake a DuckDB file.
+            key: what the copy of a lake is encrypted with; that of a file stays what it is.
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
             StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
         """
+        if self.store.file is None:
+            copy_all(self, Warehouse(DuckDBFile(target, key)))
+            return
         with self.alone():
             with self.writing():
                 pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file

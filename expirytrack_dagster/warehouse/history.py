@@ -7,6 +7,7 @@ at one is `Warehouse.at`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date  # noqa: TC003 -- msgspec reads the annotations
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from expirytrack_dagster.warehouse.versions import Change, candles_version, diff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import date, datetime
+    from datetime import datetime
 
     import duckdb
 

@@ -40,7 +40,7 @@ _EXTENSIONS = {"ducklake:sqlite": "sqlite_scanner", "ducklake:postgres": "postgr
 _OPTIONS = {"parquet_compression": "zstd", "parquet_version": "2", "data_inlining_row_limit": "100"}
 
 # A cell's rows stay in files of their own, so that its next version replaces files and rewrites none.
-_BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics", "daily_bars")
+_BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics")
 
 # What DuckLake and the engines of its catalogue say when a transaction came second, or its server was away. In SQLite
 # every transaction that another one overtakes is refused; in PostgreSQL those that touch the same rows.

@@ -11,6 +11,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from expirytrack_dagster.warehouse.faults import translated
 from expirytrack_dagster.warehouse.history import listed
 from expirytrack_dagster.warehouse.room import ORDER, Answer, Version
 from expirytrack_dagster.warehouse.schema import PRESENTED, STORE
@@ -54,6 +55,16 @@ class LakeRoom:
         self._warehouse = warehouse
         self._lock = Lock()
         self._memory: duckdb.DuckDBPyConnection | None = None
+
+    def snapshot(self) -> int:
+        """Return the number of the last commit.
+
+        Raises:
+            StorageError: the lake cannot be read.
+        """
+        with translated(self._warehouse.store.place), self._cursor() as cursor:
+            (number,) = cursor.execute(f"FROM ducklake_current_snapshot('{STORE}')").fetchone() or (0,)
+        return int(number)
 
     def versions(self, underlying: str | None, expiry: date | None) -> list[Version]:
         """Return the candles of cells as they are and, of one cell, as they were whenever it was finished."""

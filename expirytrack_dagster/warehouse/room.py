@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A cell's candles in one version, as `archive.Cell`; `source` is its file, or the snapshot of a lake that is past."""
+    """A cell's candles in one version, as `archive.Cell`; `source` is a file, or a snapshot of a lake that is past."""
 
     underlying: str
     expiry: date

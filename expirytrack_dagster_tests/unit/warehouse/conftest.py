@@ -84,7 +84,7 @@ class Cell:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses an archive on each kind; on SQLite and in lakes only where a module says so: they take longer."""
     if "place" in metafunc.fixturenames:
-        places = ("lake",)
+        places = getattr(metafunc.module, "PLACES", ("plain", "encrypted"))
         metafunc.parametrize("place", places, indirect=True)
 
 
