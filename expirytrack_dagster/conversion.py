@@ -81,8 +81,8 @@ def renew_archive_key(settings: Settings, progress: Callable[[int, int], None] =
     """
     if settings.address.is_lake:
         raise ConfigurationError(
-            f"Each file of the archive {settings.address} has a key of its own, which lies in its catalogue: there is no "
-            "key to renew."
+            f"Each file of the archive {settings.address} has a key of its own, which lies in its catalogue: there is "
+            "none to renew."
         )
     if not settings.encryption:
         raise ConfigurationError("The archive has no key, because EXPIRYTRACK_ENCRYPTION is off: set it to on first.")

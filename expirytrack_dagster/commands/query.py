@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +21,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SnapshotOption = Annotated[
-    int | datetime | None,
+    str | None,
     typer.Option(
-        parser=parse_snapshot,
         metavar="N|TIME",
-        help="Ask a lake as it was after this commit (see `snapshots`), or at this time, such as 2025-08-26T15:30 (in India).",
+        help="Ask a lake as it was after this commit (see `snapshots`), or at this time: 2025-08-26T15:30 (in India).",
     ),
 ]
 
@@ -53,7 +51,7 @@ def query(
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both.")
     archive = open_warehouse(load_settings())
-    with answered(archive if snapshot is None else archive.at(snapshot), sql) as answer:
+    with answered(archive if snapshot is None else archive.at(parse_snapshot(snapshot)), sql) as answer:
         rows = _begun(answer)
         if as_csv:
             _print_csv(answer.schema.names, islice(rows, limit))

@@ -36,6 +36,7 @@ from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
 from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, store_of
+from expirytrack_dagster.warehouse.transfer import copy_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
