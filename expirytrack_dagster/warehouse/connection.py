@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -259,13 +259,14 @@ class Warehouse:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with (
-            self.alone(),
-            translated(self.store.place),
-            closing(self._connect(deadline, read_only=read_only)) as opened,
-        ):
-            _prepare(opened)
-            yield opened
+        with self.alone(), translated(self.store.place):
+            opened, failed = self._connect(deadline, read_only=read_only), True
+            try:
+                _prepare(opened)
+                yield opened
+                failed = False
+            finally:
+                self.store.close(opened, failed=failed)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
