@@ -71,6 +71,14 @@ def locked(database: Path | str, error: BaseException | None) -> DatabaseLocked:
     )
 
 
+def overtaken(place: Path | str, error: BaseException) -> DatabaseLocked:
+    """Return the error for a transaction that was begun anew until patience ended."""
+    reason = str(error).strip().splitlines()[-1].rstrip(".")
+    return DatabaseLocked(
+        f"Others were first each time, or a server is away, so that nothing was stored in {place} ({reason}): try again."
+    )
+
+
 def storage_error(error: Exception, database: Path | str) -> StorageError:
     """Translate an error of DuckDB or of the operating system into the leaf that says what to do."""
     text = str(error)
