@@ -139,7 +139,7 @@ class Lake:
         """Attach the lake to a database in memory; one that is not there yet is made."""
         if not read_only:
             return self._connect(read_only=False, config=config)
-        key = (self, *sorted(config.items()))
+        key = (self, _newest(), *sorted(config.items()))
         connection = _READERS.take(key, lambda: self._connect(read_only=True, config=config))
         connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
         return connection

@@ -82,12 +82,11 @@ class Cell:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses an archive on each kind; on SQLite and in lakes only what a module names, because they take longer."""
+    """Run what uses an archive on each kind; on SQLite and in lakes only what a module names: they take longer."""
     if "place" in metafunc.fixturenames:
         places = getattr(metafunc.module, "PLACES", ("plain", "encrypted"))
-        if metafunc.function.__name__ in getattr(metafunc.module, "IN_LAKES", ()):
-            places = (*places, "lake", "lake on a server")
-        metafunc.parametrize("place", places, indirect=True)
+        more = getattr(metafunc.module, "MORE_PLACES", {}).get(metafunc.function.__name__, ())
+        metafunc.parametrize("place", (*places, *more), indirect=True)
 
 
 @pytest.fixture
