@@ -55,7 +55,11 @@ ADD += "range AS minute, 1 AS open, 1 AS high, 1 AS low, 1 AS close, 1 AS volume
 
 def adding(expiry: date, key: str) -> Callable[[duckdb.DuckDBPyConnection], None]:
     """Return work that adds 200 candles to a cell."""
-    return lambda connection: connection.execute(ADD, {"underlying": "NIFTY", "expiry": expiry, "key": key}) and None
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(ADD, {"underlying": "NIFTY", "expiry": expiry, "key": key})
+
+    return work
 
 
 def count(warehouse: Warehouse) -> int:
