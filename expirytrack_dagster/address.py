@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import unquote
 
 from expirytrack_dagster.errors import ConfigurationError
 
@@ -89,7 +89,9 @@ def parse_address(text: object) -> object:
 
 def without_password(text: str) -> str:
     """Return a text in which no password of an address can be read."""
-    return _SECRET_USER.sub(r"\1:***@", _SECRET_WORD.sub(r"\1=***", text))
+    plain = unquote(text)  # in a URL, %77 is a letter of a name like any other
+    masked = _SECRET_USER.sub(r"\1:***@", _SECRET_WORD.sub(r"\1=***", plain))
+    return text if masked == plain else masked
 
 
 def anchored(text: str, folder: Path) -> str:
@@ -117,7 +119,7 @@ def _server(conninfo: str) -> str:
     Raises:
         ValueError: it tells a password, or is neither a URL nor key=value words.
     """
-    if without_password(conninfo) != conninfo or _has_password(conninfo):
+    if without_password(conninfo) != conninfo:
         message = (
             "no password may stand in an address, where others can read it: give it in PGPASSWORD, in ~/.pgpass, or "
             "name a service of PGSERVICE's file"
@@ -130,11 +132,3 @@ def _server(conninfo: str) -> str:
         )
         raise ValueError(message)
     return conninfo
-
-
-def _has_password(conninfo: str) -> bool:
-    """Look into a URL as libpq does; a `%3D` hides nothing there."""
-    if "://" not in conninfo:
-        return False
-    url = urlsplit(conninfo)
-    return url.password is not None or bool({"password", "sslpassword"} & parse_qs(url.query).keys())

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from expirytrack_dagster.address import FORMS, Address, parse_address, standard
 from expirytrack_dagster.settings.values import (
+    DATA_PATH,
     LOGIN_URL,
     MAIL_ADDRESS,
     MAIL_ADDRESSES,
@@ -22,6 +23,7 @@ from expirytrack_dagster.settings.values import (
     Allowed,
     RateLimit,
     check_api_url,
+    check_data_path,
     check_passphrase,
     check_receiver,
     check_server,
@@ -85,13 +87,11 @@ class Settings(BaseModel):
         Allowed(f"{FORMS}, such as sqlite:data/expirytrack.sqlite"),
     ] = Field(
         None,
-        description="Where the archive is: duckdb:PATH; sqlite:PATH for development; or a lake that many write at once, "
-        "ducklake:sqlite:PATH on one machine or ducklake:postgres:CONNINFO on many (no password in it); "
+        description="Where the archive is: duckdb:PATH; sqlite:PATH for development; or a lake, which many write at "
+        "once, ducklake:sqlite:PATH on one machine and ducklake:postgres:CONNINFO (without a password) on many; "
         "expirytrack.duckdb below home if unset.",
     )
-    data_path: Annotated[
-        str | None, Allowed("a folder, or s3://BUCKET/PREFIX/", pattern=r"s3://[a-z0-9][a-z0-9.-]+(/.*)?|(?!\w+://).+")
-    ] = Field(
+    data_path: Annotated[str | None, AfterValidator(check_data_path), Allowed(DATA_PATH)] = Field(
         None,
         description="Where the files of a lake lie: a folder, or s3://BUCKET/PREFIX/; `lake` below home if unset. An "
         "object store's keys, region and address are those of the AWS_ variables.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -34,11 +34,13 @@ from expirytrack_dagster.address import FILE_KINDS, standard
 from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
-from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
+from expirytrack_dagster.warehouse.faults import is_locked, locked, overtaken, storage_error, translated
 from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, store_of
+from expirytrack_dagster.warehouse.transfer import copy_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from expirytrack_dagster.settings import Settings
 
@@ -114,8 +116,22 @@ class Warehouse:
         return self._published or self.database.with_name("published")
 
     def exists(self) -> bool:
-        """Say whether there is anything yet; nothing is made."""
-        return self.store.exists()
+        """Say whether there is anything yet; nothing is made. Raises `StorageError` where a server cannot be asked."""
+        with translated(self.store.place):
+            return self.store.exists()
+
+    def at(self, snapshot: int | datetime) -> Warehouse:
+        """Return the archive as it was after a commit, by its number, or at a time; it can only be read.
+
+        Raises:
+            ConfigurationError: it is in one file, of which there is no past.
+        """
+        return Warehouse(
+            self.store.at(snapshot),
+            lock_timeout=self.lock_timeout,
+            settings=self.settings,
+            published=self._published,
+        )
 
     def write(self, work: Callable[[duckdb.DuckDBPyConnection], T], commit: Commit = ALL) -> T:
         """Do some work in one transaction and return what it returns: all of it is stored or none of it.
@@ -145,15 +161,25 @@ class Warehouse:
             with self.writing(commit) as connection:
                 return work(connection)
 
-        return retrying(once)
+        try:
+            return retrying(once)
+        except StorageError as error:
+            if error.__cause__ is None or not self.store.may_pass(error.__cause__):
+                raise
+            raise overtaken(self.store.place, error.__cause__) from error
+
+    @contextmanager
+    def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive, its schema up to date, for what is its own transaction; raises like `write`."""
+        with self._connected(read_only=False) as connection:
+            self.store.migrate(connection)
+            yield connection
 
     @contextmanager
     def writing(self, commit: Commit = ALL) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the archive for one transaction that cannot be begun anew, as a block cannot; raises like `write`."""
-        with self._connected(read_only=False) as connection:
-            self.store.migrate(connection)
-            with self.store.transaction(connection, commit, self.lock_timeout):
-                yield connection
+        with self.opened() as connection, self.store.transaction(connection, commit, self.lock_timeout):
+            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -165,7 +191,7 @@ class Warehouse:
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
-        if self.store.exists():
+        if self.store.file is None or self.store.file.exists():
             with self._connected(read_only=True) as connection:
                 if self.store.is_current(connection):
                     yield connection
@@ -176,6 +202,19 @@ class Warehouse:
             self.store.is_current(connection)
             yield connection
 
+    def stay(self) -> duckdb.DuckDBPyConnection:
+        """Open a lake for queries alone and leave it open, which keeps nobody waiting; raises like `reading`.
+
+        Each query sees what was last committed before it; a cursor needs its own search path.
+        """
+        with self.reading():
+            pass  # brings the schema up to date
+        with translated(self.store.place):
+            connection = self._connect(time.monotonic() + self.lock_timeout, read_only=True)
+            self.store.is_current(connection)
+            _prepare(connection)
+            return connection
+
     @contextmanager
     def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
@@ -184,17 +223,25 @@ class Warehouse:
         like `reading`.
         """
         with self.reading() as connection:
+            connection.execute("SET allowed_directories = $1", [list(self.store.readable)])
             for statement in _CONFINED:
                 connection.execute(statement)
             yield connection
 
-    def copy_to(self, target: Path) -> None:
-        """Copy the file as the last transaction left it; others wait for as long as the copying takes.
+    def copy_to(self, target: Path, key: bytes | None = None) -> None:
+        """Copy the archive as the last transaction left it; of one in a file, others wait until that is done.
+
+        Args:
+            target: a file; of the same kind, and of a lake a DuckDB file.
+            key: what the copy of a lake is encrypted with; that of a file stays what it is.
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
             StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
         """
+        if self.store.file is None:
+            copy_all(self, Warehouse(DuckDBFile(target, key)))
+            return
         with self.alone():
             with self.writing():
                 pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file
@@ -217,16 +264,14 @@ class Warehouse:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with (
-            self.alone(),
-            translated(self.store.place),
-            closing(self._connect(deadline, read_only=read_only)) as opened,
-        ):
-            # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
-            opened.execute("SET TimeZone = 'UTC'")
-            # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
-            opened.execute("SET enable_progress_bar = false")
-            yield opened
+        with self.alone(), translated(self.store.place):
+            opened, failed = self._connect(deadline, read_only=read_only), True
+            try:
+                _prepare(opened)
+                yield opened
+                failed = False
+            finally:
+                self.store.close(opened, failed=failed)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -263,6 +308,13 @@ class Warehouse:
         )
         config = {**(_READING if read_only else _WRITING), **self.settings}
         return retrying(self.store.connect, read_only=read_only, config=config)
+
+
+def _prepare(opened: duckdb.DuckDBPyConnection) -> None:
+    # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
+    opened.execute("SET TimeZone = 'UTC'")
+    # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
+    opened.execute("SET enable_progress_bar = false")
 
 
 def open_warehouse(

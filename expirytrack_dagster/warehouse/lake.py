@@ -10,17 +10,30 @@ Every file is encrypted with a key of its own; these keys lie in the catalogue, 
 
 from __future__ import annotations
 
-import json
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import re
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import msgspec
 
+from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import migrate
 from expirytrack_dagster.warehouse.encryption import load, quoted
-from expirytrack_dagster.warehouse.schema import STORE, Growth, Table, growth, presenting, tables
+from expirytrack_dagster.warehouse.schema import (
+    PRESENTED,
+    SEARCH_PATH,
+    STORE,
+    Growth,
+    Table,
+    growth,
+    presenting,
+    tables,
+)
+from expirytrack_dagster.warehouse.sessions import Sessions
 from expirytrack_dagster.warehouse.stores import Commit, committed
 from expirytrack_dagster.warehouse.turns import file_turn, server_turn
 
@@ -37,7 +50,7 @@ _EXTENSIONS = {"ducklake:sqlite": "sqlite_scanner", "ducklake:postgres": "postgr
 _OPTIONS = {"parquet_compression": "zstd", "parquet_version": "2", "data_inlining_row_limit": "100"}
 
 # A cell's rows stay in files of their own, so that its next version replaces files and rewrites none.
-_BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics", "daily_bars")
+_BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics")
 
 # What DuckLake and the engines of its catalogue say when a transaction came second, or its server was away. In SQLite
 # every transaction that another one overtakes is refused; in PostgreSQL those that touch the same rows.
@@ -63,12 +76,30 @@ _AWAY = (
 )
 
 
+# Commits that write the candles of cells, and the version of one that is finished.
+_CANDLES = ("candles", "release")
+_VERSION = f"""
+SELECT format('{{:016x}}', checksum) FROM {STORE}.main.cell_seals WHERE underlying = $underlying AND expiry = $expiry
+"""  # noqa: S608 -- our own name
+
+_ELSEWHERE = re.compile(r'existing data path in the catalog "([^"]*)"')
+_IS_PRESENTED = "SELECT 1 FROM duckdb_schemas() WHERE database_name = 'memory' AND schema_name = $1"
+_NO_SNAPSHOT = "No snapshot found"
+_NOT_THERE = ("creating a new DuckLake is explicitly disabled", "unable to open database file")
+
+_READERS = Sessions()
+
+
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """A DuckLake. Its files are always encrypted, with keys of its own, so that it takes none."""
+    """A DuckLake as it is, or, only to be read, as it was after a commit or at a time.
+
+    Its files are always encrypted, with keys of its own, so that it takes none.
+    """
 
     address: Address
     data: DataPath
+    snapshot: int | datetime | None = None
     file: None = None
     key: None = None
 
@@ -77,28 +108,69 @@ class Lake:
         """The address."""
         return str(self.address)
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Where its files lie."""
+        return (self.data.place,)
+
     def exists(self) -> bool:
-        """Say whether there is a catalogue; whoever names a server is believed to have one there."""
-        return not isinstance(self.address.place, Path) or self.address.place.exists()
+        """Say whether there is a catalogue.
+
+        Raises:
+            duckdb.Error: the server cannot be asked.
+        """
+        if isinstance(self.address.place, Path):
+            return self.address.place.exists()
+        try:
+            with closing(duckdb.connect(":memory:")) as connection:
+                self._load(connection)
+                self._attach_known(connection, read_only=True)
+        except duckdb.Error as error:
+            if _is_missing(error):
+                return False
+            raise
+        return True
+
+    def at(self, snapshot: int | datetime) -> Lake:
+        """Return it as it was after a commit, or at a time."""
+        return replace(self, snapshot=snapshot)
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
-        """Attach the lake to a database in memory; one that is not there yet is made, unless it is only read."""
+        """Attach the lake to a database in memory; one that is not there yet is made."""
+        if not read_only:
+            return self._connect(read_only=False, config=config)
+        key = (self, _newest(), *sorted(config.items()))
+        connection = _READERS.take(key, lambda: self._connect(read_only=True, config=config))
+        connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
+        return connection
+
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:
+        """Keep a reader's session for the next one."""
+        (_READERS.forget if failed else _READERS.give_back)(connection)
+
+    def _connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(":memory:", config={"temp_file_encryption": "true", **config})
         try:
-            for extension in ("httpfs", "ducklake", _EXTENSIONS[self.address.kind]):
-                load(connection, extension)
+            self._load(connection)
             self.data.prepare(connection)
-            self._attach(connection, read_only=read_only)
+            with self._explained():
+                self._attach(connection, read_only=read_only)
         except BaseException:
             connection.close()
             raise
         return connection
 
     def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
-        """Ask the table `schema_version`, and present the rest."""
-        if not migrate.is_current(connection, self.place):
+        """Ask the table `schema_version`, and present the rest; what is past has the schema that it had."""
+        version = migrate.version_of(connection, self.place)
+        if version != _newest() and self.snapshot is None:
             return False
-        connection.execute(presenting(_newest()))
+        if version == 0:
+            raise ConfigurationError(f"{self.snapshot} is from before the archive {self.place} was made.")
+        if connection.execute(_IS_PRESENTED, [PRESENTED]).fetchone():
+            connection.execute(SEARCH_PATH)
+        else:
+            connection.execute(presenting(version))
         return True
 
     def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -122,30 +194,66 @@ class Lake:
     def transaction(self, connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float) -> Iterator[None]:
         """Wait for the turn, commit what the block does if keys and checks hold, and tell the history what it was."""
         with self._turn(connection, commit, patience), committed(connection):
-            told = {"what": commit.what, "cells": [[name, day and str(day)] for name, day in commit.cells]}
-            connection.execute(
-                f"CALL ducklake_set_commit_message('{STORE}', $run, $what, extra_info => $told)",
-                {"run": commit.run_id or "expirytrack", "what": _sentence(commit), "told": json.dumps(told)},
-            )
             yield
             if commit.what != "schema":
                 _require_sound(connection, commit)
+            _tell(connection, commit)
 
     def may_pass(self, error: BaseException) -> bool:
         """Say whether another transaction was first, or a server was away."""
         return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in (*_SECOND, *_AWAY))
 
+    def _load(self, connection: duckdb.DuckDBPyConnection) -> None:
+        for extension in ("httpfs", "ducklake", _EXTENSIONS[self.address.kind]):
+            load(connection, extension)
+
     def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
+        try:
+            self._attach_known(connection, read_only=read_only)
+        except duckdb.Error as error:
+            if not read_only or self.snapshot is not None or not _is_missing(error):
+                raise
+            self._attach_known(connection, read_only=False)  # makes it
+            connection.execute("SET search_path = 'memory.main'")
+            connection.execute(f"DETACH {STORE}")
+            self._attach_known(connection, read_only=True)
+
+    def _attach_known(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
         engine = self.address.kind.removeprefix("ducklake:")
         if isinstance(self.address.place, Path):
             self.address.place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        more = ", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000" if engine == "sqlite" and not read_only else ""
-        mode = "READ_ONLY" if read_only else "READ_WRITE"
         where, data = (str(one).replace("'", "''") for one in (self.address.place, self.data.place))
-        connection.execute(
-            f"ATTACH 'ducklake:{engine}:{where}' AS {STORE} ({mode}, DATA_PATH '{data}', ENCRYPTED{more})"
-        )
+        options = ["READ_ONLY" if read_only else "READ_WRITE", f"DATA_PATH '{data}'", "ENCRYPTED"]
+        if engine == "sqlite" and not read_only:
+            options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000"]
+        if isinstance(self.snapshot, datetime):
+            options.append(f"SNAPSHOT_TIME '{self.snapshot.astimezone(UTC).isoformat()}'")
+        elif self.snapshot is not None:
+            options.append(f"SNAPSHOT_VERSION {self.snapshot:d}")
+        connection.execute(f"ATTACH 'ducklake:{engine}:{where}' AS {STORE} ({', '.join(options)})")
         connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what can be done about a lake that does not open as it is named.
+
+        Raises:
+            ConfigurationError: its files are elsewhere, or it has no such snapshot.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            if found := _ELSEWHERE.search(str(error)):
+                raise ConfigurationError(
+                    f"The archive {self.place} keeps its files in {found[1]}, not in {self.data.place}: set "
+                    f"EXPIRYTRACK_DATA_PATH to that."
+                ) from error
+            if _NO_SNAPSHOT in str(error):
+                raise ConfigurationError(
+                    f"The archive {self.place} is not kept as it was at {self.snapshot}: 'expirytrack snapshots' lists "
+                    "what is."
+                ) from error
+            raise
 
     def _turn(
         self, connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float
@@ -161,6 +269,10 @@ class Lake:
             connection.execute(_bare(table))
             if table.name in _BY_CELL:
                 connection.execute(f"ALTER TABLE {quoted(table.name)} SET PARTITIONED BY (underlying, expiry)")
+
+
+def _is_missing(error: duckdb.Error) -> bool:
+    return any(sign in str(error) for sign in _NOT_THERE)
 
 
 def _newest() -> int:
@@ -179,6 +291,19 @@ def _bare(table: Table) -> str:
         for column in table.columns
     ]
     return f"CREATE TABLE {quoted(table.name)} ({', '.join(columns)})"
+
+
+def _tell(connection: duckdb.DuckDBPyConnection, commit: Commit) -> None:
+    """Write into the history what a commit is about, as `history.py` reads it."""
+    told: dict[str, object] = {"what": commit.what, "cells": commit.cells, "run_id": commit.run_id}
+    if commit.what in _CANDLES and len(commit.cells) == 1:
+        (underlying, expiry), *_ = commit.cells
+        seal = connection.execute(_VERSION, {"underlying": underlying, "expiry": expiry}).fetchone()
+        told["version"] = seal[0] if seal else None
+    connection.execute(
+        f"CALL ducklake_set_commit_message('{STORE}', 'expirytrack', $what, extra_info => $told)",
+        {"what": _sentence(commit), "told": msgspec.json.encode(told).decode()},
+    )
 
 
 def _sentence(commit: Commit) -> str:

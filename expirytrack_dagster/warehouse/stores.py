@@ -26,7 +26,7 @@ from expirytrack_dagster.warehouse.schema import STORE, Table, migrated, present
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
     from expirytrack_dagster.address import Address
@@ -74,8 +74,19 @@ class Store(Protocol):
     def key(self) -> bytes | None:
         """What its file is encrypted with; None if it is plain, or no file."""
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The folders and buckets that a query needs beside what is attached."""
+
     def exists(self) -> bool:
-        """Say whether there is anything yet, without making it."""
+        """Say whether there is anything yet, without making it; raises like `connect`."""
+
+    def at(self, snapshot: int | datetime) -> Store:
+        """Return what it was after a commit, by its number, or at a time; that can only be read.
+
+        Raises:
+            ConfigurationError: the store keeps nothing of that.
+        """
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Open it; `is_current` or `migrate` must follow before anything is asked.
@@ -84,6 +95,9 @@ class Store(Protocol):
             duckdb.Error: as DuckDB raises it.
             ConfigurationError: its address names something else, or a package is missing.
         """
+
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:
+        """End a use of `connect`, which has failed or not."""
 
     def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Say whether the schema is up to date, and if so make everything that it describes known to the session.
@@ -120,6 +134,7 @@ class OneFile:
     __slots__ = ()
 
     database: Path
+    readable: tuple[str, ...] = ()
 
     @property
     def place(self) -> Path:
@@ -134,6 +149,17 @@ class OneFile:
     def exists(self) -> bool:
         """Say whether the file is there."""
         return self.database.exists()
+
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:  # noqa: ARG002 -- a file is let go
+        """Close it."""
+        connection.close()
+
+    def at(self, snapshot: int | datetime) -> Store:
+        """Refuse: who has rewritten a file has no older one."""
+        raise ConfigurationError(
+            f"The archive {self.database} is one file, which holds nothing of what it was at {snapshot}: only a lake "
+            "does (a ducklake: address in EXPIRYTRACK_WAREHOUSE)."
+        )
 
     def transaction(
         self,
@@ -315,8 +341,9 @@ def _sqlite_table(table: Table) -> str:
         f"{quoted(column.name)} {_SQLITE_TYPES.get(column.type, column.type)}{' NOT NULL' if column.required else ''}"
         for column in table.columns
     ]
-    key = [f"PRIMARY KEY ({', '.join(map(quoted, table.key))})"] if table.key else []
-    return f"CREATE TABLE {quoted(table.name)} ({', '.join([*columns, *key, *(f'CHECK ({one})' for one in table.checks)])})"
+    columns += [f"PRIMARY KEY ({', '.join(map(quoted, table.key))})"] if table.key else []
+    columns += [f"CHECK ({check})" for check in table.checks]
+    return f"CREATE TABLE {quoted(table.name)} ({', '.join(columns)})"
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def server_turn(connection: duckdb.DuckDBPyConnection, commit: Commit, patience:
 
 
 def _locks(commit: Commit) -> list[tuple[str, bool]]:
-    """Return what is locked, and whether in common with others, in the one order that keeps all from waiting for all."""
+    """Return what is locked, each with whether in common with others; in one order, so that nobody waits in a ring."""
     if not commit.cells:
         return [("archive", False)]
     wanted: dict[str, bool] = {"archive": True}
