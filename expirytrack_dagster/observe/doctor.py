@@ -21,7 +21,14 @@ from fnmatch import fnmatch
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from expirytrack_dagster.errors import DatabaseCorrupt, DatabaseLocked, ExpiryTrackError, StateLocked, VaultBusy
+from expirytrack_dagster.errors import (
+    DatabaseCorrupt,
+    DatabaseLocked,
+    ExpiryTrackError,
+    StateBusy,
+    StateLocked,
+    VaultBusy,
+)
 from expirytrack_dagster.security.access import OURS
 
 if TYPE_CHECKING:
@@ -40,7 +47,7 @@ LEAST_ROOM = 500_000_000
 
 _OLDEST, _NEXT = (3, 11), (3, 14)
 _OTHERS = 0o077
-_BUSY = (DatabaseLocked, StateLocked, VaultBusy)
+_BUSY = (DatabaseLocked, StateBusy, VaultBusy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def save(
         collector: that of this process if not given.
 
     Raises:
-        StateLocked, StorageError: nothing was kept; the next save keeps it.
+        StateBusy, StorageError: nothing was kept; the next save keeps it.
     """
     collector = collector or metrics()
     with collector.keeping:

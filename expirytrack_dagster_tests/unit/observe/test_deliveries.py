@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import NotSent
@@ -189,6 +189,7 @@ STEPS = st.tuples(st.floats(0, 12), st.booleans(), st.integers(1, 90))
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=25))
+@example(steps=[(0.0, False, 1), (6.0, False, 1), (0.0, True, 1)])  # what is over was due before what it was
 def test_whatever_fails_each_event_is_taken_once_in_order(tmp_path: Path, steps: list[tuple[float, bool, int]]) -> None:
     """Raised and over reach a channel by turns, whenever it worked; once it works, nothing is left to tell."""
     with StateDatabase(tmp_path / f"{len(list(tmp_path.iterdir()))}" / "state.sqlite") as state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,9 @@ def test_a_save_is_cheap_however_long_the_past(state: StateDatabase) -> None:
         return 0
 
     with state.transaction() as connection:  # this thread's one connection
-        connection.set_progress_handler(step, 1000)
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_progress_handler(step, 1000)
     store.save(state, None, NOW, collector=collector, keep_days=NOW)
     assert steps < 5, "thousands of SQLite's instructions"
 
