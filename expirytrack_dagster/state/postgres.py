@@ -56,6 +56,8 @@ _REFUSED = frozenset({"42501", "25006"})  # no right; a server that only reads
 class PostgresDatabase:
     """How connections to one database are made, and what their errors mean."""
 
+    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
     def __init__(self, url: str, timeout: float) -> None:
         """Remember the address; nothing is opened yet.
 

@@ -172,7 +172,7 @@ def test_a_tick_without_a_state_database_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EXPIRYTRACK_LOCK_TIMEOUT", "0")
     with open_state(settings).transaction():
         monkeypatch.setattr(
-            "expirytrack_dagster.resources.UpstoxResource.state", lambda _: StateDatabase(settings.state, timeout=0.1)
+            "expirytrack_dagster.resources.UpstoxResource.state", lambda _: open_state(settings, timeout=0.1)
         )
         assert tick().startswith("Nothing was judged, the next tick looks again: ")
 

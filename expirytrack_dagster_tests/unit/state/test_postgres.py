@@ -1,4 +1,4 @@
-"""A state database in PostgreSQL when something is wrong: each fault of a real server is one sentence, or waited out."""
+"""A state database in PostgreSQL when something is wrong: faults of a real server are waited out or one sentence."""
 
 from __future__ import annotations
 
