@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg2
 
+from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.state_address import StateAddress
 
 if TYPE_CHECKING:
@@ -98,6 +99,30 @@ class Server:
             self._connection = psycopg2.connect(self.url, options="-c synchronous_commit=off")
             self._connection.autocommit = True
         return self._connection.cursor()
+
+
+class TimedState(StateDatabase):
+    """A state database whose server's clock shows what its user's does, for tests that are told the time."""
+
+    def __init__(self, engine: Engine, *, timeout: float = 30.0, address: StateAddress | None = None) -> None:
+        """Open an empty one, or another handle to the same one."""
+        engine.set_time(0.0)  # before anybody connects
+        super().__init__(address or engine.fresh(), timeout=timeout)
+        self._engine_of_test = engine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Stay in this process."""
+        raise NotImplementedError
+
+    def patient(self, timeout: float) -> TimedState:
+        """Return another handle."""
+        return TimedState(self._engine_of_test, timeout=timeout, address=self.address)
+
+    def now(self, local: float | None = None) -> float:
+        """Set the server's clock, and read it."""
+        if local is not None:
+            self._engine_of_test.set_time(local)
+        return super().now(local)
 
 
 @dataclass

@@ -199,7 +199,11 @@ class StateDatabase:
     def _start(self, *, alone: bool) -> Connection:
         with self._typed_errors():
             connection = self._connection()
-            self._engine.begin(connection, alone=alone)
+            try:
+                self._engine.begin(connection, alone=alone)
+            except BaseException:  # a transaction may have begun, and waited in vain
+                self._roll_back(connection)
+                raise
             return connection
 
     def _commit(self, connection: Connection) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from expirytrack_dagster.collect.horizon import listings
 from expirytrack_dagster.quality.rules import IST
-from expirytrack_dagster.state import StateDatabase, open_state
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, india, token_until
 from expirytrack_dagster_tests.statements import sql
 

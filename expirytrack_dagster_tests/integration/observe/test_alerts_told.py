@@ -17,7 +17,7 @@ from expirytrack_dagster.observe.alerts import recent, standing
 from expirytrack_dagster.observe.deliveries import channel_states
 from expirytrack_dagster.resources import UpstoxResource
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase, open_state
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster_tests.integration.observe.conftest import PASSWORD
