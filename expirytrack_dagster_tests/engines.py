@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Return the address of an empty state database; those before it are not used any more."""
         ...
 
+    def own_clock(self) -> None:
+        """Let a server go by a clock of the test's, from the next connection on."""
+        ...
+
     def set_time(self, seconds: float) -> None:
         """Let the server's clock show this time (seconds since the epoch), where there is a server."""
         ...
@@ -55,8 +59,11 @@ class Files:
         """Name a file that is not there yet."""
         return StateAddress.of_file(self.folder / f"{next(self._numbers)}" / "state.sqlite")
 
-    def set_time(self, seconds: float) -> None:
+    def own_clock(self) -> None:
         """Do nothing: a file has no clock."""
+
+    def set_time(self, seconds: float) -> None:
+        """Do nothing."""
 
 
 @dataclass
@@ -79,15 +86,18 @@ class Server:
             cursor.execute(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY; INSERT INTO metered VALUES (0, '[]')")  # noqa: S608 -- names of the migrations
         return StateAddress("postgresql", self.url)
 
-    def set_time(self, seconds: float) -> None:
-        """Put a clock of our own before the server's, for every connection from now on."""
-        cursor = self._cursor()
+    def own_clock(self) -> None:
+        """Put a function of our own before the server's."""
         if not self._has_clock:
-            name = self.url.rpartition("/")[2]
+            cursor, name = self._cursor(), self.url.rpartition("/")[2]
             cursor.execute(f'{_CLOCK} ALTER DATABASE "{name}" SET search_path = own, pg_catalog, public')
             cursor.execute("SET search_path = own, pg_catalog, public")
             self._has_clock = True
-        cursor.execute("UPDATE own.clock SET at = %s", (seconds,))
+
+    def set_time(self, seconds: float) -> None:
+        """Set that clock."""
+        self.own_clock()
+        self._cursor().execute("UPDATE own.clock SET at = %s", (seconds,))
 
     def close(self) -> None:
         """End the connection."""
@@ -106,7 +116,7 @@ class TimedState(StateDatabase):
 
     def __init__(self, engine: Engine, *, timeout: float = 30.0, address: StateAddress | None = None) -> None:
         """Open an empty one, or another handle to the same one."""
-        engine.set_time(0.0)  # before anybody connects
+        engine.own_clock()
         super().__init__(address or engine.fresh(), timeout=timeout)
         self._engine_of_test = engine
 

@@ -138,8 +138,8 @@ def test_requests_are_counted_once_however_they_end(engine: Engine, requests: li
         assert {one.labels["status"]: one.value for one in counted} == {
             str(status or "none"): n for status, n in booked
         }
-        by_run = state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", CALLS))
-        assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1"))
+        by_run = state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1 ORDER BY 1", CALLS))
+        assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1 ORDER BY 1"))
         (again,) = state.query(sql("SELECT count(*) FROM requests WHERE attempt > 1"))[0]
         assert store.growth(state, "expirytrack_api_retries_total", 0) == again
 
