@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, select, update
 
-from expirytrack_dagster.errors import CellBusy, CellLost, RecoverableError, StorageError
+from expirytrack_dagster.errors import CellBusy, CellLost, StateBusy, StorageError
 from expirytrack_dagster.processes import host_of, is_alive, is_here, this_process
 from expirytrack_dagster.state.tables import leases, moment
 
@@ -83,7 +83,7 @@ class Lease:
 
         Raises:
             CellLost: another process has taken it.
-            StateLocked, StateUnreachable, StorageError: whether one has cannot be known.
+            StateBusy, StorageError: whether one has cannot be known.
         """
 
         def renew(connection: Connection) -> bool:
@@ -110,13 +110,13 @@ class Lease:
         self._thread.join()
         own = (leases.c.name == self.name) & (leases.c.number == self.number)
         ended = delete(leases).where(own) if forget else update(leases).where(own).values(until=0.0)
-        with suppress(RecoverableError, StorageError):
+        with suppress(StateBusy, StorageError):
             self._state.write(lambda connection: connection.execute(ended))
         self._state.close()
 
     def _keep(self) -> None:
         while not self._over.wait(EVERY) and self._lost is None:
-            with suppress(RecoverableError, StorageError):  # lost is lost; all else is tried again
+            with suppress(CellLost, StateBusy, StorageError):  # lost is lost; all else is tried again
                 self.confirm()
 
 
