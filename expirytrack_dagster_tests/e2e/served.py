@@ -64,6 +64,7 @@ class Ui:
     url: str
     home: Path
     process: subprocess.Popen[bytes]
+    location: str = LOCATION
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """Send a query; an error of GraphQL fails the test."""
@@ -76,7 +77,7 @@ class Ui:
         """Launch a run of assets of one partition as the launchpad does, of all of the job if none; return its id."""
         params = {
             "selector": {
-                "repositoryLocationName": LOCATION,
+                "repositoryLocationName": self.location,
                 "repositoryName": "__repository__",
                 "jobName": job,
                 "assetSelection": [{"path": [asset]} for asset in assets] or None,
@@ -170,7 +171,7 @@ def serving(home: Path, api_url: str, **settings: str) -> Iterator[Ui]:
         [*this_program(), "ui", "--port", str(port)], env=environment(home, api_url, **settings)
     ) as process:
         served = Ui(f"http://127.0.0.1:{port}", home, process)
-        served.wait(lambda: _answers(served.url) or process.poll() is not None)
+        served.wait(lambda: answers(served.url) or process.poll() is not None)
         try:
             yield served
         finally:
@@ -183,7 +184,8 @@ def serving(home: Path, api_url: str, **settings: str) -> Iterator[Ui]:
                 assert not alive, "children of the UI outlive it"
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Say whether a webserver is there."""
     try:
         return httpx.get(f"{url}/server_info", timeout=2).is_success
     except httpx.HTTPError:
