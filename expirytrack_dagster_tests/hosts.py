@@ -18,6 +18,7 @@ SERVER = "198.18.77.1"
 """This machine's address, of a range that is kept for such tests (RFC 2544)."""
 NETWORK = "198.18.77.0/24"
 _BRIDGE = "et-bridge"
+_IP = [shutil.which("ip") or "ip"]
 
 
 def why_not() -> str | None:
@@ -27,7 +28,7 @@ def why_not() -> str | None:
     if shutil.which("ip") is None:
         return "the program ip is not installed"
     name = f"et-{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+    if subprocess.run([*_IP, "netns", "add", name], capture_output=True, check=False).returncode:
         return "this machine lets nobody make network namespaces"
     _ip("netns", "del", name)
     return None
@@ -50,13 +51,13 @@ def _host(stack: ExitStack, number: int) -> list[str]:
     _ip("netns", "add", name)
     stack.callback(_ip, "netns", "del", name)
     _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
-    stack.callback(subprocess.run, ["ip", "link", "del", here], capture_output=True, check=False)  # goes with its peer
+    stack.callback(subprocess.run, [*_IP, "link", "del", here], capture_output=True, check=False)  # goes with its peer
     _ip("link", "set", here, "master", _BRIDGE, "up")
-    inside = ["ip", "netns", "exec", name]
+    inside = [*_IP, "netns", "exec", name]
     subprocess.run([*inside, "ip", "addr", "add", f"198.18.77.{number + 1}/24", "dev", there], check=True)
     subprocess.run([*inside, "ip", "link", "set", there, "up"], check=True)
     return inside
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    subprocess.run([*_IP, *words], check=True, capture_output=True)

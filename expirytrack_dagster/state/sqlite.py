@@ -59,7 +59,7 @@ class SqliteFile:
     def is_current(self, connection: Connection) -> bool:
         """Say whether the connection leads to the file that is at the path now."""
         del connection
-        return self._file() == self._opened.file
+        return bool(self._file() == self._opened.file)
 
     def begin(self, connection: Connection, *, alone: bool) -> None:
         """Take the write lock, which all transactions of a file share."""
