@@ -43,6 +43,7 @@ FIRST = date(2024, 1, 4)
 SHARED = [("SHARED", FIRST + timedelta(weeks=number)) for number in range(6)]
 """Cells that all writers write again and again; each has others that it alone writes, once."""
 _CONTENDED = 4  # one write in so many
+_FEWEST = 10  # looks of a reader, however long they take
 
 _VERSION = f"({HASHES} % {WIDTH})::UBIGINT::TEXT"
 _LOOK = f"SELECT count(*) AS rows, {_VERSION} AS version FROM candles WHERE underlying = $name AND expiry = $day"  # noqa: S608 -- our own constant
@@ -136,12 +137,12 @@ def prove(found: Soak, warehouse: Warehouse, staging: Path) -> list[str]:
 
 
 def _write(number: int, seconds: float) -> dict[str, Any]:
-    """Write cells until the time is over."""
+    """Write cells until the time is over, one that all write among them."""
     settings, writes, faults = load_settings(), [], []
     warehouse = open_warehouse(settings)
     chance = random.Random(number)  # noqa: S311 -- any order will do
     step, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or step < _CONTENDED:
         shared = step % _CONTENDED == _CONTENDED - 1
         name, day = chance.choice(SHARED) if shared else (f"OWN{number}", FIRST + timedelta(weeks=step))
         begun = time.time()
@@ -216,7 +217,7 @@ def _read(number: int, seconds: float) -> dict[str, Any]:
     looks, faults = [], []
     chance = random.Random(number)  # noqa: S311 -- as above
     known, end = list(SHARED), time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or len(looks) < _FEWEST:
         name, day = chance.choice(known)
         began = time.perf_counter()
         try:

@@ -68,6 +68,7 @@ _AWAY = (
     "the database system is",
     "Connection refused",
     "no connection to the server",
+    "Current transaction is aborted",  # by what the statement before has met
     "SSL connection has been closed unexpectedly",
     "HTTP code 5",
     "HTTP 5",

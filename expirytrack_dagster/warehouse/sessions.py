@@ -2,8 +2,8 @@
 
 To load the extensions, attach the lake and put the schema's views over it takes a third of a second, and what is then
 asked often a tenth of that. An attached lake shows whatever was last committed and holds nobody up, so that the
-database in memory to which it is attached can stay. Each use has a cursor of its own, which takes its temporary tables with it;
-limits that it has set are set back. A session that was confined or met an error is not used again.
+database in memory to which it is attached can stay. Each use has a cursor of its own, which takes its temporary tables
+with it; limits that it has set are set back. A session that was confined or met an error is not used again.
 """
 
 from __future__ import annotations
