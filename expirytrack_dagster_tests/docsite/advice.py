@@ -18,7 +18,9 @@ ADVICE = {
     "fails, and why.",
     "StateLocked": "Run the command again; close programs that hold `state.sqlite` open.",
     "VaultBusy": "Run the command again; another login or rotation is under way.",
-    "CellBusy": "Wait for the other run of this cell, or cancel it in the Dagster UI.",
+    "CellBusy": "Wait for the other run of this cell, or cancel it in the Dagster UI; `collect` waits by itself.",
+    "CellLost": "Nothing: the host that has the cell now goes on. If it recurs, look why this one falls silent for "
+    "minutes: a machine that sleeps, or a network that is cut.",
     "RequestRefused": "Read the sentence: it names Upstox's code. The rest of the cell goes on, and the contract is "
     "asked for again by the schedule `refresh`.",
     "DateRangeRefused": "Nothing: a narrower window is tried and remembered.",

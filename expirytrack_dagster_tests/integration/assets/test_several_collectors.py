@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from expirytrack_dagster_tests.bench.desk import Content, desk
+from expirytrack_dagster_tests.bench.desk import WITHIN, Content, desk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,10 +78,11 @@ def test_what_is_taken_away_in_the_middle_changes_nothing(
         office.wait_until(lambda: len(office.asked()) > 5)
         office.restart(2.0)
         office.wait_until(lambda: len({path for path in office.asked() if "28-08-2025" in path}) > 3)
-        office.objects.go_away(3.0)
+        office.objects.go_away(WITHIN)
+        office.wait_until(lambda: office.objects.refused > 0)
+        office.objects.go_away(2.0)
         office.wait_until(lambda: any("14-08-2025" in path for path in office.asked()) or collector.poll() is not None)
         assert collector.poll() is None
-        assert office.objects.refused
         collector.kill()
         of_the_cell = sum("14-08-2025" in path for path in office.asked())
         successor = office.start("two")

@@ -31,6 +31,7 @@ ONE_CONTRACT = {
     "TruncatedResponse": "failed",
     "NotSent": "failed",  # no alert is sent there; whatever may be tried again is taken for one contract's
     "CellBusy": "failed",
+    "CellLost": "failed",  # as above
     "RequestRefused": "refused",
     "DateRangeRefused": "refused",
 }
