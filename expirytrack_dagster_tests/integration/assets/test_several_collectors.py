@@ -29,6 +29,7 @@ class Shared:
     asked: Counter[str]
     violations: int
     exit_codes: list[int]
+    told: list[str]
     verified: str
     took: list[set[str]]
 
@@ -45,6 +46,7 @@ def shared(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFac
             asked=Counter(office.asked()),
             violations=int(str(office.upstox.stats()["violations"])),
             exit_codes=[collector.returncode for collector in collectors],
+            told=told,
             verified=office.run("one", "verify"),
             took=[{str(cell) for cell in CELLS if f"NIFTY {cell}: " in text} for text in told],
         )
@@ -52,7 +54,7 @@ def shared(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFac
 
 def test_four_collectors_collect_each_cell_once(shared: Shared) -> None:
     """All end well, nothing is asked twice by anybody, no limit is broken, and the archive proves itself."""
-    assert shared.exit_codes == [0, 0, 0, 0]
+    assert shared.exit_codes == [0, 0, 0, 0], shared.told
     assert set(shared.asked.values()) == {1}
     assert shared.violations == 0
     assert "Proven" in shared.verified
