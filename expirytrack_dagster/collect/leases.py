@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
@@ -191,15 +191,16 @@ def named(cell: tuple[str, date]) -> str:
 def holders(state: StateDatabase, clock: Clock) -> dict[str, Holder]:
     """Return who holds what at this moment, by the names of leases."""
     now = state.now(clock.now())
-    rows = state.query(select(leases).where(leases.c.until > 0))
-    return {row.name: Holder(row.process, row.run_id) for row in rows if not _is_free(row, now)}
+    columns = leases.c.name, leases.c.process, leases.c.run_id, leases.c.until
+    rows = state.query(select(*columns).where(leases.c.until > 0))
+    return {name: Holder(process, run_id) for name, process, run_id, until in rows if not _is_free(process, until, now)}
 
 
 def has_fallen_silent(state: StateDatabase, process: str, clock: Clock) -> bool:
     """Say whether a process that told of itself (`process_alive`) has not for longer than a living one would."""
     now = state.now(clock.now())
-    rows = state.query(select(leases).where(leases.c.name == process))
-    return any(_is_free(row, now) for row in rows)
+    rows = state.query(select(leases.c.until).where(leases.c.name == process))
+    return any(_is_free(process, until, now) for (until,) in rows)
 
 
 def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[s
         now = float(connection.execute(select(moment()), {"now": clock.now()}).scalar_one())
         connection.execute(delete(leases).where(leases.c.name == leases.c.process, leases.c.until < now - _FORGOTTEN))
         found = connection.execute(select(leases).where(leases.c.name == name)).one_or_none()
-        if found is not None and not _is_free(found, now):
+        if found is not None and not _is_free(found.process, found.until, now):
             raise CellBusy(
                 f"Another run is collecting {name} on {host_of(found.process)}: let it end, then run again if anything "
                 "is missing."
@@ -227,7 +228,7 @@ def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[s
     return state.write(work)
 
 
-def _is_free(row: Row[tuple[object, ...]], now: float) -> bool:
-    if row.until == 0:
+def _is_free(process: str, until: float, now: float) -> bool:
+    if until == 0:
         return True
-    return not is_alive(row.process) if is_here(row.process) else row.until <= now
+    return not is_alive(process) if is_here(process) else until <= now
