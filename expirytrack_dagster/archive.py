@@ -5,8 +5,9 @@
     archive.sql("SELECT count(*) FROM candles").arrow()                      # Arrow
     archive.at("NIFTY", "2025-08-28").version                                # what a backtest should write down
 
-Everything is read from the published copy (`warehouse/published.py`), so nothing here waits for a collection or holds
-one up: each call sees the state that was last committed before it. Nothing can be changed from here.
+Everything is read from the published copy (`warehouse/published.py`), or from the lake itself where the archive is one,
+so nothing here waits for a collection or holds one up: each call sees the state that was last committed before it.
+Nothing can be changed from here.
 
 In every function `underlying` is the short symbol, `expiry` a date or its ISO text, and an instant a datetime or its
 ISO text, which is Indian time where it names no zone. `home` is the folder of the data, by default that of the
@@ -17,18 +18,16 @@ archive is damaged or newer than this program, and the first call of all makes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.warehouse.room import Answer, Room, room_of
+from expirytrack_dagster.warehouse.room import Answer, Reading, Version, room_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from expirytrack_dagster.warehouse.published import File
 
 __all__ = [
     "Adjustment",
@@ -86,42 +85,37 @@ class Cell:
     complete: bool
     published_at: datetime
     current: bool
-    path: Path
+    _room: Reading = field(repr=False, compare=False)
+    _source: Version = field(repr=False, compare=False)
 
     def candles(self) -> Answer:
         """Return all candles of this version: as `archive.candles`."""
-        query = "SELECT * EXCLUDE (minute) FROM candles ORDER BY instrument_key, minute"
-        return room_of(self.path.parents[3]).ask(query, {}, only=self.path)
+        return self._room.candles(self._source)
 
 
 def at(underlying: str, expiry: date | str, *, version: str | None = None, home: Home = None) -> Cell:
     """Return a cell in a version: the newest, or the one that a backtest wrote down.
 
-    Versions of finished cells are kept when a later collection finds other rows.
+    Versions of finished cells are kept when a later collection finds other rows; in a lake as long as its snapshots.
 
     Raises:
         ConfigurationError: the cell has no candles, or no such version; the sentence names those that there are.
     """
     room, day = _home(home), _day(expiry)
-    manifest = room.manifest()
-    found = [file for file in (*manifest.files, *manifest.kept) if file.place == ("candles", underlying, day)]
-    for file in found:
-        if version in {None, file.version}:
-            return _cell(room, file, current=file is found[0] and file in manifest.files)
+    found = room.versions(underlying, day)
+    for one in found:
+        if version in {None, one.version}:
+            return _cell(room, one)
     if not found:
         raise ConfigurationError(f"There are no candles of {underlying} {day}: collect the cell first.")
-    there = ", ".join(str(file.version) for file in found)
+    there = ", ".join(one.version for one in found)
     raise ConfigurationError(f"There is no version {version} of {underlying} {day}, only {there}.")
 
 
 def cells(underlying: str | None = None, *, home: Home = None) -> list[Cell]:
     """Return the cells that have candles, in their newest versions, by underlying and expiry."""
     room = _home(home)
-    files = [file for file in room.manifest().files if file.table == "candles" and file.rows]
-    mine = [file for file in files if underlying in {None, file.underlying}]
-    return [
-        _cell(room, file, current=True) for file in sorted(mine, key=lambda file: (file.underlying, str(file.expiry)))
-    ]
+    return [_cell(room, version) for version in room.versions(underlying, None)]
 
 
 def contracts(underlying: str, expiry: date | str | None = None, *, home: Home = None) -> Answer:
@@ -210,11 +204,7 @@ def straddle(underlying: str, expiry: date | str, *, home: Home = None) -> Answe
 def spot_at(underlying: str, instant: datetime | str, *, home: Home = None) -> Answer:
     """Return the spot in the minute of an instant that the nearest expiry's forward implies: one row, or none."""
     room, moment = _home(home), _instant(instant)
-    days = sorted(
-        file.expiry
-        for file in room.manifest().files
-        if file.table == "chain_metrics" and file.underlying == underlying and file.expiry is not None and file.rows
-    )
+    days = room.days_with_forward(underlying)
     near = [day for day in days if day >= moment.astimezone(_IST).date()][:_NEAREST]
     return room.ask("FROM spot_at($symbol, $instant)", {"symbol": underlying, "instant": moment}, underlying, near)
 
@@ -249,6 +239,7 @@ def sql(
     *,
     underlying: str | None = None,
     expiry: date | str | None = None,
+    snapshot: int | datetime | str | None = None,
     home: Home = None,
 ) -> Answer:
     """Return the answer to a query in DuckDB's SQL, over the tables and macros of docs/queries.md.
@@ -258,10 +249,11 @@ def sql(
         parameters: their values.
         underlying: open this underlying's files alone, which is faster.
         expiry: open this expiry's files alone.
+        snapshot: ask a lake as it was after this commit (its number in `expirytrack snapshots`), or at this instant.
         home: folder of the data.
 
     Raises:
-        ConfigurationError: it is no SELECT.
+        ConfigurationError: it is no SELECT, or there is no such snapshot.
         duckdb.Error: the query is wrong.
     """
     import duckdb  # noqa: PLC0415 -- importing this module is cheap
@@ -270,7 +262,8 @@ def sql(
     if kinds != [duckdb.StatementType.SELECT]:
         raise ConfigurationError("The archive answers one SELECT at a time, and nothing can be changed from here.")
     days = None if expiry is None else [_day(expiry)]
-    return _home(home).ask(query, dict(parameters or {}), underlying, days)
+    past = _instant(snapshot) if isinstance(snapshot, datetime | str) else snapshot
+    return _home(home, past).ask(query, dict(parameters or {}), underlying, days)
 
 
 def describe(table: str, *, home: Home = None) -> Answer:
@@ -282,26 +275,30 @@ def describe(table: str, *, home: Home = None) -> Answer:
     )
 
 
-def _home(home: Home) -> Room:
+def _home(home: Home, snapshot: int | datetime | None = None) -> Reading:
     if home is None:
         from expirytrack_dagster.settings import load_settings  # noqa: PLC0415 -- importing this module is cheap
 
-        return room_of(load_settings().home)
-    return room_of(Path(home).expanduser().resolve())
+        return room_of(load_settings().home, snapshot)
+    return room_of(Path(home).expanduser().resolve(), snapshot)
 
 
 def _select(table: str, underlying: str, expiry: date | str | None, home: Home) -> Answer:
-    """Return the rows of one file, which lie in order: sorting 190,000 daily bars again takes longer than reading."""
-    wanted = None if expiry is None else _day(expiry)
-    query = f"SELECT * FROM {table} WHERE $expiry::DATE IS NULL OR expiry = $expiry"  # noqa: S608 -- our own names
-    return _home(home).ask(query, {"expiry": wanted}, underlying, None if wanted is None else [wanted])
+    return _home(home).rows(table, underlying, None if expiry is None else _day(expiry))
 
 
-def _cell(room: Room, file: File, *, current: bool) -> Cell:
-    if file.expiry is None or file.version is None:
-        raise ConfigurationError(f"{file.path} is no file of candles.")
-    path = room.path(file)
-    return Cell(file.underlying, file.expiry, file.version, file.rows, file.sealed, file.published_at, current, path)
+def _cell(room: Reading, found: Version) -> Cell:
+    return Cell(
+        found.underlying,
+        found.expiry,
+        found.version,
+        found.rows,
+        found.complete,
+        found.published_at,
+        found.current,
+        room,
+        found,
+    )
 
 
 def _day(day: date | str) -> date:

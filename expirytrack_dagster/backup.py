@@ -3,7 +3,7 @@
 Copied is, in this order, so that nothing can fall between two copies: staged batches, the archive, the state database,
 reports, the audit log, Dagster's records of runs and its configuration, and what is in the vault. Left out are kept
 answers, logs, and what runs printed: they can be asked or made again. A collection may go on meanwhile; it waits only
-while the archive's file is copied.
+while the archive's file is copied. A lake is poured into a DuckDB file, as it is at one moment, and nobody waits.
 
 The file that results is `security/backup_file.py`. When backups are made is decided by commands and schedules.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import duckdb
 from filelock import FileLock, Timeout
 
-from expirytrack_dagster.address import KINDS, standard
+from expirytrack_dagster.address import FILE_KINDS, FileKind, standard
 from expirytrack_dagster.errors import BackupRefused, DiskFull, ExpiryTrackError
 from expirytrack_dagster.security import audit, backup_file
 from expirytrack_dagster.security.backup_file import Manifest, Openers, Table
@@ -194,7 +194,7 @@ def restore(
     rows = {name: table.rows for name, table in manifest.tables.items()}
     return Restored(
         home=into,
-        archive=str(standard(home.address.kind, into)),
+        archive=str(standard(_kind_of_copy(home), into)),
         made_at=manifest.made_at,
         parts=len(manifest.parts),
         rows=rows,
@@ -207,7 +207,7 @@ def restore(
 
 def _home_of(settings: Settings, made: Path, manifest: Manifest) -> Settings:
     """Return the settings of a home that was made of a backup, in which the archive is what the backup has."""
-    found = [address for kind in KINDS if (address := standard(kind, made)).path.exists()]
+    found = [address for kind in FILE_KINDS if (address := standard(kind, made)).path.exists()]
     update = {"home": made, "encryption": manifest.encrypted, "warehouse": found[0] if found else None}
     return settings.model_copy(update=update)
 
@@ -263,9 +263,14 @@ def _told(proof: Verification) -> list[str]:
 
 
 def _copy_of_archive(settings: Settings, folder: Path) -> Warehouse:
-    """Return the copy of the archive in a folder; it is of the same kind, and encrypted as the archive is."""
-    store = store_of(standard(settings.address.kind, folder), archive_key(settings))
+    """Return the copy of the archive in a folder, encrypted as the settings say."""
+    store = store_of(standard(_kind_of_copy(settings), folder), archive_key(settings))
     return Warehouse(store, lock_timeout=settings.lock_timeout)
+
+
+def _kind_of_copy(settings: Settings) -> FileKind:
+    """Return what a backup holds: an archive in a file as it is, a lake poured into a DuckDB file."""
+    return "sqlite" if settings.address.kind == "sqlite" else "duckdb"
 
 
 @contextmanager
@@ -278,7 +283,8 @@ def _copied(settings: Settings) -> Iterator[Path]:
         with StateDatabase(settings.state) as state:
             state.query("SELECT 1")  # makes what is not there yet
         _copy_plain(settings.home, copy)
-        open_warehouse(settings).copy_to(standard(settings.address.kind, copy).path)
+        archive = standard(_kind_of_copy(settings), copy).path
+        open_warehouse(settings).copy_to(archive, archive_key(settings))
         _copy_sqlite(settings.home, copy)
         audit.AuditLog(settings.audit, lock_timeout=settings.lock_timeout).copy_to(copy)
         yield copy

@@ -30,6 +30,7 @@ from expirytrack_dagster.commands.encryption import decrypt, encrypt
 from expirytrack_dagster.commands.export import export
 from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
+from expirytrack_dagster.commands.lake import maintain, snapshots
 from expirytrack_dagster.commands.metrics import metrics
 from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
@@ -59,6 +60,8 @@ app.command()(derive)
 app.command()(doctor)
 app.command()(export)
 app.command()(query)
+app.command()(snapshots)
+app.command()(maintain)
 app.command()(backup)
 app.command()(restore)
 app.command()(plan)
@@ -148,7 +151,7 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
 
         with open_instance(settings) as instance:
             remove_underlying(instance, symbol)
-    say(f"{symbol} is no longer tracked; its data stays in {settings.database}.")
+    say(f"{symbol} is no longer tracked; its data stays in {settings.address.place}.")
 
 
 @app.command()

@@ -79,6 +79,11 @@ def renew_archive_key(settings: Settings, progress: Callable[[int, int], None] =
         StorageError: also DiskFull and DatabaseLocked; the archive is as it was.
         VaultError: the vault does not open.
     """
+    if settings.address.is_lake:
+        raise ConfigurationError(
+            f"Each file of the archive {settings.address} has a key of its own, which lies in its catalogue: there is "
+            "none to renew."
+        )
     if not settings.encryption:
         raise ConfigurationError("The archive has no key, because EXPIRYTRACK_ENCRYPTION is off: set it to on first.")
     vault = open_vault(settings)
@@ -100,8 +105,8 @@ def _opens(archive: Warehouse) -> bool:
 
 def _is_otherwise(after: Settings) -> bool:
     archive = open_warehouse(after)
-    if not archive.database.exists():
-        return False
+    if archive.store.file is None or not archive.exists():
+        return False  # the files of a lake are encrypted in any case
     try:
         with archive.reading():
             return False

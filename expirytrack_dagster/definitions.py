@@ -36,7 +36,7 @@ def build_defs(**overrides: object) -> dg.Definitions:
     """
     settings = load_settings()
     warehouse = WarehouseResource(
-        duckdb=DuckDBResource(database=str(settings.database)),
+        duckdb=DuckDBResource(database=str(settings.address.place)),
         kind=settings.address.kind,
         lock_timeout=settings.lock_timeout,
     )

@@ -76,13 +76,13 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
                 _count_cell(len(obj.statuses), time.monotonic() - obj.started)
             finally:
                 obj.let_go()
-            publish_candles(context, warehouse, underlying, date.fromisoformat(day))
+            tell_candles(context, warehouse, underlying, date.fromisoformat(day))
         elif context.asset_key.path[-1] == "contracts":
             underlying, day = cell_of(partition)
-            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj)
+            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj, context.run_id)
             publish(warehouse, underlying, date.fromisoformat(day))
         else:
-            cells.write_expiries(warehouse, partition, obj)
+            cells.write_expiries(warehouse, partition, obj, context.run_id)
             publish(warehouse, partition)
 
 
@@ -94,14 +94,11 @@ def _count_cell(contracts: int, seconds: float) -> None:
         metrics().contracts_per_hour.observe(contracts * 3600 / seconds)
 
 
-def publish_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:
+def tell_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:
     """Publish a cell, make the hash of its content the asset's data version, and tell what that changed."""
-    from expirytrack_dagster.warehouse.published import load, publish
+    from expirytrack_dagster.warehouse.published import publish_candles
 
-    change = publish(warehouse, underlying, expiry).get((underlying, expiry))
-    manifest = load(warehouse.published)
-    place = ("candles", underlying, expiry)
-    version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None
+    version, change = publish_candles(warehouse, underlying, expiry)
     # The version is known only now that the rows are stored, so it cannot be given with the output.
     context.step_context.set_data_version(context.asset_key, dg.DataVersion(version or "none"))
     context.add_output_metadata(

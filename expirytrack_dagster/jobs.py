@@ -54,6 +54,12 @@ futures_rolling = dg.define_asset_job(
     selection="continuous_futures",
     description="Join the futures of an underlying, by three rules. No request.",
 )
+maintenance = dg.define_asset_job(
+    "maintenance",
+    selection="archive_maintenance",
+    description="Merge the small files of a lake and let go what it was before, as `expirytrack maintain` does. No "
+    "request.",
+)
 
 
 @dg.op(name="back_up", description="Copy the home, prove the copy, seal it, and let the oldest backup go.")
@@ -90,5 +96,6 @@ all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     parquet_export,
     derivation,
     futures_rolling,
+    maintenance,
     backup,
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
-from expirytrack_dagster.address import Address, Kind
+from expirytrack_dagster.address import Kind
 from expirytrack_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -108,13 +108,10 @@ class WarehouseResource(dg.ConfigurableResource["WarehouseResource"]):
 
         `patience` are the seconds to wait for whoever has the archive open, instead of `lock_timeout`.
         """
-        from pathlib import Path
-
         from expirytrack_dagster.warehouse.connection import open_warehouse
 
-        address = Address(self.kind, Path(self.duckdb.database))
         return open_warehouse(
-            load_settings().model_copy(update={"warehouse": address}),
+            load_settings(warehouse=f"{self.kind}:{self.duckdb.database}"),
             patience=self.lock_timeout if patience is None else patience,
             engine=self.duckdb.connection_config,
         )

@@ -9,12 +9,12 @@ import dagster as dg
 
 from expirytrack_dagster.automation import obstacle, run_tags
 from expirytrack_dagster.errors import DatabaseLocked, StateLocked
-from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch
+from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch, maintenance
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 from expirytrack_dagster.sensors import PATIENCE
 
-DISCOVERY, REFRESH = "discovery", "refresh"
+DISCOVERY, REFRESH, MAINTENANCE = "discovery", "refresh", "nightly_maintenance"
 
 nightly_backup = dg.ScheduleDefinition(
     name="nightly_backup",
@@ -103,5 +103,13 @@ def build_schedules(*, automatic: bool) -> list[dg.ScheduleDefinition]:
             default_status=status,
             description="Asks once a day for the contracts that Upstox refused or could not give in full.",
         )(refresh),
+        dg.ScheduleDefinition(
+            name=MAINTENANCE,
+            job=maintenance,
+            cron_schedule="40 4 * * *",  # after the backup
+            execution_timezone="Asia/Kolkata",
+            default_status=status,
+            description="Keeps a lake small every night; an archive in one file needs nothing, and gets nothing.",
+        ),
         nightly_backup,
     ]

@@ -23,10 +23,20 @@ with warnings.catch_warnings():
         option_chain,
     )
     from expirytrack_dagster.assets.expiries import expiries
+    from expirytrack_dagster.assets.maintenance import archive_maintenance
     from expirytrack_dagster.assets.parquet_archive import parquet_archive
 
 derived_assets = [daily_bars, option_chain, implied_volatility, chain_metrics, continuous_futures]
-all_assets = [expiries, contracts, candles, parquet_archive, *derived_assets, coverage, collection_plan]
+all_assets = [
+    expiries,
+    contracts,
+    candles,
+    parquet_archive,
+    *derived_assets,
+    coverage,
+    collection_plan,
+    archive_maintenance,
+]
 
 __all__ = [
     "all_assets",

@@ -68,7 +68,7 @@ def _of_cell(table: "CellTable", made_from: list[dg.AssetsDefinition], descripti
         with readable_failures():
             rate = load_settings().interest_rate
             archive = warehouse.open()
-            found = derive(archive, table, underlying, expiry, rate)
+            found = derive(archive, table, underlying, expiry, rate, context.run.run_id)
             publish(archive, underlying, expiry)
             image = smile_picture(archive, underlying, expiry) if table == "implied_volatility" else None
         told: dict[str, float | str] = {} if table == "daily_bars" else {"rate": rate, "convention": CONVENTION}
@@ -127,7 +127,7 @@ def continuous_futures(context: dg.AssetExecutionContext, warehouse: WarehouseRe
     started = time.monotonic()
     with readable_failures():
         archive = warehouse.open()
-        found = derive_continuous(archive, context.partition_key)
+        found = derive_continuous(archive, context.partition_key, context.run.run_id)
         publish(archive, context.partition_key)
     return _result(found, started, {}, version=found.source_version)
 

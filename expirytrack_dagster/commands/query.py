@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expirytrack_dagster.commands.options import parse_snapshot
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
+
+SnapshotOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|TIME",
+        help="Ask a lake as it was after this commit (see `snapshots`), or at this time: 2025-08-26T15:30 (in India).",
+    ),
+]
 
 SHOWN = 100
 """Rows of a table on the screen, if nothing else is said."""
@@ -30,6 +39,7 @@ def query(
     limit: Annotated[
         int | None, typer.Option(min=1, help=f"Rows at most: {SHOWN} in a table, all as JSON or CSV if not given.")
     ] = None,
+    snapshot: SnapshotOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
@@ -40,7 +50,8 @@ def query(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both.")
-    with answered(open_warehouse(load_settings()), sql) as answer:
+    archive = open_warehouse(load_settings())
+    with answered(archive if snapshot is None else archive.at(parse_snapshot(snapshot)), sql) as answer:
         rows = _begun(answer)
         if as_csv:
             _print_csv(answer.schema.names, islice(rows, limit))

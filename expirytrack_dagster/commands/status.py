@@ -72,9 +72,9 @@ def _watch(settings: Settings, *, as_json: bool) -> None:
 def _looks(settings: Settings) -> Iterator[Overview]:
     """Look every second; what cannot be read for a moment is told in the look, and the last figures stay."""
     from expirytrack_dagster.errors import StateLocked, StorageError
-    from expirytrack_dagster.observe.lookout import InPublished, Lookout
+    from expirytrack_dagster.observe.lookout import Lookout, counted_often
 
-    lookout = Lookout(settings, InPublished(settings))
+    lookout = Lookout(settings, counted_often(settings))
     seen = lookout.look(datetime.now(tz=UTC))
     while True:
         yield seen

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from expirytrack_dagster.address import Kind
     from expirytrack_dagster.settings import Settings
 
 Verdict: TypeAlias = Literal["ok", "warn", "fail"]
@@ -111,13 +112,22 @@ def versions(requirements: Iterable[str] | None = None) -> Iterator[Line]:
         yield ok("versions", f"ExpiryTrack {own} with {known}; all {len(wanted)} packages fit.")
 
 
+_EXTENSIONS: dict[Kind, tuple[str, ...]] = {
+    "duckdb": (),
+    "sqlite": ("sqlite_scanner",),
+    "ducklake:sqlite": ("ducklake", "sqlite_scanner"),
+    "ducklake:postgres": ("ducklake", "postgres_scanner"),
+}
+"""What DuckDB needs for each kind of archive, beside what it needs for encryption."""
+
+
 def extensions(settings: Settings) -> Iterator[Line]:
     """Load the extension wheels that archives need: for encrypted ones, and for one in SQLite."""
     import duckdb  # noqa: PLC0415 -- as above
 
     from expirytrack_dagster.warehouse.encryption import load  # noqa: PLC0415
 
-    extensions = ("httpfs", "sqlite_scanner") if settings.address.kind == "sqlite" else ("httpfs",)
+    extensions = ("httpfs", *_EXTENSIONS[settings.address.kind])
     packages = []
     for extension in extensions:
         packages.append(f"duckdb-extension-{extension.replace('_', '-')}")
@@ -127,7 +137,7 @@ def extensions(settings: Settings) -> Iterator[Line]:
         except (ExpiryTrackError, duckdb.Error) as error:
             yield Line(
                 "extensions",
-                "fail" if settings.encryption or extension == "sqlite_scanner" else "warn",
+                "fail" if settings.encryption or len(extensions) > 1 else "warn",
                 f"An extension of DuckDB does not load: {str(error).splitlines()[0]}",
                 f"Run: pip install {packages[-1]}=={duckdb.__version__}",
             )
@@ -254,17 +264,20 @@ def archive(settings: Settings) -> Iterator[Line]:
     from expirytrack_dagster.warehouse.connection import open_warehouse  # noqa: PLC0415 -- as above
     from expirytrack_dagster.warehouse.soundness import soundness  # noqa: PLC0415
 
-    if not settings.database.exists():
-        yield ok("archive", f"There is no {settings.database.name} yet.")
+    warehouse = open_warehouse(settings, patience=PATIENCE)
+    place = settings.address.place
+    name = place if isinstance(place, str) else place.name
+    if not warehouse.exists():
+        yield ok("archive", f"There is no {name} yet.")
         return
-    found = soundness(open_warehouse(settings, patience=PATIENCE))
+    found = soundness(warehouse)
     if found.stored == found.recorded:
-        yield ok("archive", f"{settings.database.name} opens; {found.stored:,} candles, as many as are recorded.")
+        yield ok("archive", f"{name} opens; {found.stored:,} candles, as many as are recorded.")
     else:
         yield Line(
             "archive",
             "fail",
-            f"{settings.database.name} holds {found.stored:,} candles and records {found.recorded:,}.",
+            f"{name} holds {found.stored:,} candles and records {found.recorded:,}.",
             "Run 'expirytrack verify', which names the cells; then collect them again with --refetch.",
         )
 

@@ -41,6 +41,7 @@ from expirytrack_dagster.upstox.tokens import TokenState, token_state
 from expirytrack_dagster.warehouse import published, reader
 from expirytrack_dagster.warehouse.connection import open_warehouse
 from expirytrack_dagster.warehouse.encryption import archive_key
+from expirytrack_dagster.warehouse.lake_room import LakeRoom
 from expirytrack_dagster.warehouse.standing import published_cells
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class InArchive:
 
     def cells(self) -> pd.DataFrame | None:
         """Return the counts, read anew each time; raises like `warehouse.reader.cells`."""
-        return reader.cells(open_warehouse(self._settings)) if self._settings.database.exists() else None
+        archive = open_warehouse(self._settings)
+        return reader.cells(archive) if archive.exists() else None
 
 
 class InPublished:
@@ -98,7 +100,7 @@ class InPublished:
         Raises:
             StorageError: also EncryptionMismatch; or the vault's errors, where the archive is encrypted.
         """
-        folder, database = self._settings.published, self._settings.database
+        folder, database = self._settings.published, self._settings.address.path
         seen = _stamp(folder / "manifest.json") or _stamp(database)
         if seen is None or seen == self._seen:
             return None
@@ -113,6 +115,33 @@ class InPublished:
                 return None  # the next look may have more luck
         self._seen = seen
         return frame
+
+
+class InLake:
+    """Counts in a lake, through one session that stays open, when another commit has been made."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open nothing yet."""
+        self._room = LakeRoom(open_warehouse(settings))
+        self._seen: int | None = None
+
+    def cells(self) -> pd.DataFrame | None:
+        """Return the counts if they may have changed.
+
+        Raises:
+            StorageError: the lake cannot be read.
+        """
+        seen = self._room.snapshot()
+        if seen == self._seen:
+            return None
+        frame = self._room.ask(reader.CELLS, {}).df()
+        self._seen = seen
+        return frame
+
+
+def counted_often(settings: Settings) -> Counted:
+    """Return where somebody counts who looks every second."""
+    return InLake(settings) if settings.address.is_lake else InPublished(settings)
 
 
 class Lookout:
@@ -148,7 +177,7 @@ class Lookout:
         return Overview(
             at=now,
             home=self._settings.home,
-            database=self._settings.database,
+            database=self._settings.address.place,
             underlyings=tuple(tracked(self._state)),
             token=token,
             token_is_short=token.usable and not token.lasts(self._settings.token_warning_minutes * 60),

@@ -123,7 +123,7 @@ class Overview:
 
     at: datetime
     home: Path
-    database: Path
+    database: Path | str
     underlyings: tuple[Underlying, ...]
     token: TokenState
     token_is_short: bool

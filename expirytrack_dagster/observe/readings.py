@@ -18,7 +18,7 @@ from expirytrack_dagster.collect.horizon import leaves_on, listings
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.observe.alerts import Name, Reading
 from expirytrack_dagster.observe.deliveries import ChannelState, channel_states
-from expirytrack_dagster.observe.lookout import InPublished, Lookout
+from expirytrack_dagster.observe.lookout import Lookout, counted_often
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state import StateDatabase
@@ -78,7 +78,7 @@ def measure(
         measured["failure_rate"] = failure_rate(settings, asked)
         measured["response_time"] = response_time(settings, asked)
     try:
-        look = Lookout(settings, InPublished(settings)).look(now)
+        look = Lookout(settings, counted_often(settings)).look(now)
     except StorageError as error:
         _LOG.warning("The cells are not looked at for alerts: %s", error)
         return measured

@@ -175,6 +175,8 @@ def _anchored(key: str, value: object, folder: Path) -> object:
     """Let a relative path of a file count from the file's folder, wherever the program is started."""
     if key == "warehouse" and isinstance(value, str):
         return address.anchored(value, folder)
+    if key == "data_path" and isinstance(value, str) and "://" not in value and not value.startswith("~"):
+        return str(folder / value)
     about = Settings.model_fields.get(key)
     if about is None or not is_path(about) or not isinstance(value, str) or value.startswith("~"):
         return value
@@ -218,7 +220,7 @@ def _complaint(error: Any, layers: list[Layer]) -> str:
     key = str(error["loc"][0])
     about = Settings.model_fields[key]
     source = _source_of(key, layers) or layers[0]
-    value = "" if is_secret(about) else f" ({source.values[key]!r})"
+    value = "" if is_secret(about) else f" ({address.without_password(repr(source.values[key]))})"
     own = error["type"] == "value_error"  # raised by a check of ours, whose sentence says it all
     wrong = error["msg"].removeprefix("Value error, ") if own else f"use {allowed(about)}"
     return f"{source.name_of(key)}{value}{source.place}: {wrong}."

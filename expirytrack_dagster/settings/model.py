@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
-from expirytrack_dagster.address import Address, parse_address, standard
+from expirytrack_dagster.address import FORMS, Address, parse_address, standard
 from expirytrack_dagster.settings.values import (
+    DATA_PATH,
     LOGIN_URL,
     MAIL_ADDRESS,
     MAIL_ADDRESSES,
@@ -22,6 +23,7 @@ from expirytrack_dagster.settings.values import (
     Allowed,
     RateLimit,
     check_api_url,
+    check_data_path,
     check_passphrase,
     check_receiver,
     check_telegram_token,
@@ -75,11 +77,25 @@ class Settings(BaseModel):
     warehouse: Annotated[
         Address | None,
         BeforeValidator(parse_address),
-        Allowed("duckdb:PATH or sqlite:PATH, such as sqlite:data/expirytrack.sqlite"),
+        Allowed(f"{FORMS}, such as sqlite:data/expirytrack.sqlite"),
     ] = Field(
         None,
-        description="Where the archive is: duckdb:PATH, or sqlite:PATH for development; expirytrack.duckdb below home "
-        "if unset.",
+        description="Where the archive is: duckdb:PATH; sqlite:PATH for development; or a lake, which many write at "
+        "once, ducklake:sqlite:PATH on one machine and ducklake:postgres:CONNINFO (without a password) on many; "
+        "expirytrack.duckdb below home if unset.",
+    )
+    data_path: Annotated[str | None, AfterValidator(check_data_path), Allowed(DATA_PATH)] = Field(
+        None,
+        description="Where the files of a lake lie: a folder, or s3://BUCKET/PREFIX/; `lake` below home if unset. An "
+        "object store's keys, region and address are those of the AWS_ variables.",
+    )
+    data_path_insecure: bool = Field(
+        default=False,
+        description="Speak plain http with the object store of AWS_ENDPOINT_URL on another machine, on a network that "
+        "is yours alone.",
+    )
+    snapshot_days: float = Field(
+        30.0, gt=0, le=36_500, description="Days for which a lake keeps what it was, to be asked with --snapshot."
     )
     api_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {UPSTOX_API_URL}")] = Field(
         UPSTOX_API_URL, description="Address of the API; plain http is for this machine alone."
@@ -325,7 +341,7 @@ class Settings(BaseModel):
 
     @property
     def database(self) -> Path:
-        """The archive's file."""
+        """The archive's file, or that of a lake's catalogue; raises `ConfigurationError` where it is on a server."""
         return self.address.path
 
     @property

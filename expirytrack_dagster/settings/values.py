@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 UPSTOX_API_URL = "https://api.upstox.com"
 LOGIN_URL = "http://127.0.0.1:8765/callback"
+DATA_PATH = "a path of a folder, or s3://BUCKET/PREFIX/"
 SHORTEST_PASSPHRASE = 8
 MAIL_ADDRESS = r"[^\s,@<>]+@[^\s,@<>]+"
 MAIL_ADDRESSES = rf"{MAIL_ADDRESS}(\s*,\s*{MAIL_ADDRESS})*"
@@ -94,6 +95,18 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_data_path(place: str | None) -> str | None:
+    """Accept where the files of a lake lie.
+
+    Raises:
+        ValueError: it is of another kind of object store, or names no bucket.
+    """
+    if place is not None and "://" in place and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[^?#\s]*)?", place):
+        message = f"use {DATA_PATH}"
+        raise ValueError(message)
+    return place
 
 
 def check_api_url(url: str) -> str:

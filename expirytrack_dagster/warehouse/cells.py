@@ -19,6 +19,7 @@ from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.observe.metrics import metrics
 from expirytrack_dagster.security.parquet import decrypting
 from expirytrack_dagster.warehouse.seals import keep_seal, reseal, seal_if_finished
+from expirytrack_dagster.warehouse.stores import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +104,9 @@ class CellWrite:
     quarantined: int
 
 
-def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -> ExpiryWrite:
+def write_expiries(
+    warehouse: Warehouse, underlying: str, frame: pd.DataFrame, run_id: str | None = None
+) -> ExpiryWrite:
     """Add the dates that the API lists for an underlying.
 
     A date that is known keeps its first `discovered_at`; one that the API no longer lists is kept, because its
@@ -113,23 +116,31 @@ def write_expiries(warehouse: Warehouse, underlying: str, frame: pd.DataFrame) -
         warehouse: the archive.
         underlying: short symbol.
         frame: columns `expiry` (unique dates), `underlying_key`, and `discovered_at` (UTC; now, if absent).
+        run_id: the run that asked.
 
     Raises:
         StorageError: nothing was changed.
     """
-    with metrics().insert_seconds.labels("expiries").time(), warehouse.writing() as connection:
-        first = {} if "discovered_at" in frame else {"discovered_at": pd.Timestamp.now(tz="UTC").as_unit("us")}
-        connection.register("listed", _arrow(frame, {"underlying": underlying, **first}))
+    first = {} if "discovered_at" in frame else {"discovered_at": pd.Timestamp.now(tz="UTC").as_unit("us")}
+    listed = _arrow(frame, {"underlying": underlying, **first})
+
+    def work(connection: duckdb.DuckDBPyConnection) -> ExpiryWrite:
+        connection.register("listed", listed)
         count, bound = "SELECT count(*) FROM expiries WHERE underlying = $underlying", {"underlying": underlying}
         before = _number(connection, count, bound)
         for statement in _ADD_EXPIRIES:
             connection.execute(statement)
         new = _number(connection, count, bound) - before
-    known = len(frame) - new
-    return ExpiryWrite(new=new, known=known, withdrawn=before - known)
+        known = len(frame) - new
+        return ExpiryWrite(new=new, known=known, withdrawn=before - known)
+
+    with metrics().insert_seconds.labels("expiries").time():
+        return warehouse.write(work, Commit("expiries", ((underlying, None),), run_id, ("expiries",)))
 
 
-def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: pd.DataFrame) -> int:
+def write_contracts(
+    warehouse: Warehouse, underlying: str, expiry: date, frame: pd.DataFrame, run_id: str | None = None
+) -> int:
     """Replace the contract list of a cell and return its length; an empty list of a listed date seals the cell.
 
     Args:
@@ -137,16 +148,22 @@ def write_contracts(warehouse: Warehouse, underlying: str, expiry: date, frame: 
         underlying: short symbol.
         expiry: the cell's date.
         frame: columns of `contracts`, in any order; absent ones become null.
+        run_id: the run that asked.
 
     Raises:
         StorageError: a key twice, a column that the table lacks, a value of the wrong type; nothing was changed.
     """
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
-    with metrics().insert_seconds.labels("contracts").time(), warehouse.writing() as connection:
-        connection.register("listed", _arrow(frame, cell))
+    listed = _arrow(frame, cell)
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.register("listed", listed)
         connection.execute(f"DELETE FROM main.contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
         connection.execute("INSERT INTO main.contracts BY NAME SELECT * FROM listed")
         keep_seal(connection, cell)
+
+    with metrics().insert_seconds.labels("contracts").time():
+        warehouse.write(work, Commit("contracts", ((underlying, expiry),), run_id, ("contracts", "cell_seals")))
     return len(frame)
 
 
@@ -180,9 +197,11 @@ def write_candles(
     """
     cell: dict[str, str | date] = {"underlying": underlying, "expiry": expiry}
     began = time.monotonic()
-    with metrics().insert_seconds.labels("candles").time(), warehouse.writing() as connection:
+    books = _arrow(status, cell)
+
+    def work(connection: duckdb.DuckDBPyConnection) -> CellWrite:
         connection.execute(_IN_ONE_THREAD)
-        connection.register("books", _arrow(status, cell))
+        connection.register("books", books)
         forgotten = sum(_number(connection, statement, cell) for statement in _FORGET)
         if not forgotten:
             connection.execute(_IN_LITTLE_MEMORY)
@@ -196,7 +215,11 @@ def write_candles(
             reseal(connection, cell)
         else:
             seal_if_finished(connection, cell)
-    written = CellWrite(candles, quarantined)
+        return CellWrite(candles, quarantined)
+
+    with metrics().insert_seconds.labels("candles").time():
+        commit = Commit("candles", ((underlying, expiry),), run_id, ("contract_status", "cell_seals"))
+        written = warehouse.write(work, commit)
     _count(written, status, time.monotonic() - began)
     return written
 

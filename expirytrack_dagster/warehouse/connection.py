@@ -11,26 +11,45 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 import psutil
 from filelock import FileLock, Timeout
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    stop_before_delay,
+    wait_random,
+    wait_random_exponential,
+)
 
-from expirytrack_dagster.address import KINDS, standard
+from expirytrack_dagster.address import FILE_KINDS, standard
 from expirytrack_dagster.errors import ConfigurationError, StorageError
+from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
-from expirytrack_dagster.warehouse.stores import DuckDBFile, Store, store_of
+from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, store_of
+from expirytrack_dagster.warehouse.transfer import copy_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from expirytrack_dagster.settings import Settings
+
+T = TypeVar("T")
+
+ALL = Commit("archive")
+"""What a transaction is about of which nothing is known."""
+
+_ATTEMPTS = 5  # at least, however long each takes
 
 # DuckDB's own default is four fifths of the machine, which it fills with blocks that it has read. What a query needs
 # beyond this is spilled to disk. A transaction that replaces rows cannot spill all that it holds, so for writing the
@@ -74,33 +93,88 @@ class Warehouse:
             published: folder of the copy that readers use; `published` beside the file if None.
         """
         self.store = DuckDBFile(store, key) if isinstance(store, Path) else store
-        self.database = self.store.database
-        self.published = published or self.database.with_name("published")
+        self._published = published
         self.lock_timeout = lock_timeout
         self.settings = settings
         self.key = self.store.key
-        self._lock = FileLock(self.database.with_name(f"{self.database.name}.lock"))
+        self._lock = FileLock(f"{file}.lock") if (file := self.store.file) else None
 
-    @contextmanager
-    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the archive, its schema up to date, for one transaction: all of the block is stored or none of it.
+    @property
+    def database(self) -> Path:
+        """The archive's file.
 
         Raises:
-            DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            ConfigurationError: it is a lake.
+        """
+        if self.store.file is None:
+            raise ConfigurationError(f"The archive {self.store.place} is a lake, not one file: this is for files.")
+        return self.store.file
+
+    @property
+    def published(self) -> Path:
+        """The folder of the copy that readers use; raises like `database`."""
+        return self._published or self.database.with_name("published")
+
+    def exists(self) -> bool:
+        """Say whether there is anything yet; nothing is made. Raises `StorageError` where a server cannot be asked."""
+        with translated(self.store.place):
+            return self.store.exists()
+
+    def at(self, snapshot: int | datetime) -> Warehouse:
+        """Return the archive as it was after a commit, by its number, or at a time; it can only be read.
+
+        Raises:
+            ConfigurationError: it is in one file, of which there is no past.
+        """
+        return Warehouse(
+            self.store.at(snapshot),
+            lock_timeout=self.lock_timeout,
+            settings=self.settings,
+            published=self._published,
+        )
+
+    def write(self, work: Callable[[duckdb.DuckDBPyConnection], T], commit: Commit = ALL) -> T:
+        """Do some work in one transaction and return what it returns: all of it is stored or none of it.
+
+        In a file it is done once. In a lake another transaction may have been first with what this one is based on, or
+        a server may be away for a moment: then everything is rolled back and the work is called again from its start,
+        with a connection that sees what the other has stored. So it must leave nothing behind but rows.
+
+        Args:
+            work: is given the connection, its schema up to date.
+            commit: what the transaction is about.
+
+        Raises:
+            DatabaseLocked: others were in the way for longer than `lock_timeout`; trying again may help.
             EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
-            SchemaTooNew: a newer version of this program has written the file.
+            SchemaTooNew: a newer version of this program has written the archive.
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
         """
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: self.store.may_pass(error.__cause__ or error)),
+            wait=wait_random_exponential(0.05, max=2.0),
+            stop=stop_all(stop_after_attempt(_ATTEMPTS), stop_after_delay(self.lock_timeout)),
+            reraise=True,
+        )
+
+        def once() -> T:
+            with self.writing(commit) as connection:
+                return work(connection)
+
+        return retrying(once)
+
+    @contextmanager
+    def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive, its schema up to date, for what is its own transaction; raises like `write`."""
         with self._connected(read_only=False) as connection:
             self.store.migrate(connection)
-            connection.begin()
-            try:
-                yield connection
-                connection.commit()
-            except BaseException:
-                with suppress(duckdb.Error):  # a failed commit has ended the transaction already
-                    connection.rollback()
-                raise
+            yield connection
+
+    @contextmanager
+    def writing(self, commit: Commit = ALL) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for one transaction that cannot be begun anew, as a block cannot; raises like `write`."""
+        with self.opened() as connection, self.store.transaction(connection, commit, self.lock_timeout):
+            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -112,7 +186,7 @@ class Warehouse:
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
         """
-        if self.database.exists():
+        if self.store.file is None or self.store.file.exists():
             with self._connected(read_only=True) as connection:
                 if self.store.is_current(connection):
                     yield connection
@@ -123,6 +197,19 @@ class Warehouse:
             self.store.is_current(connection)
             yield connection
 
+    def stay(self) -> duckdb.DuckDBPyConnection:
+        """Open a lake for queries alone and leave it open, which keeps nobody waiting; raises like `reading`.
+
+        Each query sees what was last committed before it; a cursor needs its own search path.
+        """
+        with self.reading():
+            pass  # brings the schema up to date
+        with translated(self.store.place):
+            connection = self._connect(time.monotonic() + self.lock_timeout, read_only=True)
+            self.store.is_current(connection)
+            _prepare(connection)
+            return connection
+
     @contextmanager
     def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
@@ -131,17 +218,25 @@ class Warehouse:
         like `reading`.
         """
         with self.reading() as connection:
+            connection.execute("SET allowed_directories = $1", [list(self.store.readable)])
             for statement in _CONFINED:
                 connection.execute(statement)
             yield connection
 
-    def copy_to(self, target: Path) -> None:
-        """Copy the file as the last transaction left it; others wait for as long as the copying takes.
+    def copy_to(self, target: Path, key: bytes | None = None) -> None:
+        """Copy the archive as the last transaction left it; of one in a file, others wait until that is done.
+
+        Args:
+            target: a file; of the same kind, and of a lake a DuckDB file.
+            key: what the copy of a lake is encrypted with; that of a file stays what it is.
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
             StorageError: also DatabaseCorrupt and DiskFull; or a program that does not know our lock wrote meanwhile.
         """
+        if self.store.file is None:
+            copy_all(self, Warehouse(DuckDBFile(target, key)))
+            return
         with self.alone():
             with self.writing():
                 pass  # makes what is not there yet, and takes in what a killed process left in the log beside the file
@@ -164,16 +259,20 @@ class Warehouse:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with self.alone(), translated(self.database), closing(self._connect(deadline, read_only=read_only)) as opened:
-            # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
-            opened.execute("SET TimeZone = 'UTC'")
-            # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
-            opened.execute("SET enable_progress_bar = false")
+        with (
+            self.alone(),
+            translated(self.store.place),
+            closing(self._connect(deadline, read_only=read_only)) as opened,
+        ):
+            _prepare(opened)
             yield opened
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep every other use of the archive waiting, in this process and others, without opening it."""
+        """Keep every other use of a file waiting, in this process and others, without opening it; of a lake nobody."""
+        if self._lock is None:
+            yield
+            return
         try:
             self.database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=self.lock_timeout)
@@ -196,13 +295,20 @@ class Warehouse:
 
     def _connect(self, deadline: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         retrying = Retrying(
-            retry=retry_if_exception(is_locked),
+            retry=retry_if_exception(lambda error: is_locked(error) or self.store.may_pass(error)),
             wait=wait_random(0.02, 0.2),
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             reraise=True,
         )
         config = {**(_READING if read_only else _WRITING), **self.settings}
         return retrying(self.store.connect, read_only=read_only, config=config)
+
+
+def _prepare(opened: duckdb.DuckDBPyConnection) -> None:
+    # TIMESTAMPTZ is stored as an instant; the session's zone decides only how it is shown and cast.
+    opened.execute("SET TimeZone = 'UTC'")
+    # Drawn on standard output, where the results of commands are, when a query takes longer than two seconds.
+    opened.execute("SET enable_progress_bar = false")
 
 
 def open_warehouse(
@@ -218,7 +324,7 @@ def open_warehouse(
     Raises:
         ConfigurationError: the address cannot be encrypted, or the home holds an archive of another kind.
     """
-    for kind in KINDS:
+    for kind in FILE_KINDS:
         other = standard(kind, settings.home)
         if kind != settings.address.kind and other.path.exists():
             raise ConfigurationError(
@@ -226,7 +332,7 @@ def open_warehouse(
                 f"EXPIRYTRACK_WAREHOUSE to {other}, or EXPIRYTRACK_HOME to another folder."
             )
     return Warehouse(
-        store_of(settings.address, archive_key(settings)),
+        store_of(settings.address, archive_key(settings), data_path(settings)),
         lock_timeout=settings.lock_timeout if patience is None else patience,
         settings=engine,
         published=settings.published,

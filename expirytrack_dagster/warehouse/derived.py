@@ -18,6 +18,7 @@ from duckdb.func import FunctionNullHandling, PythonUDFType
 from duckdb.sqltypes import BOOLEAN, DOUBLE, VARCHAR
 
 from expirytrack_dagster.observe.metrics import metrics
+from expirytrack_dagster.warehouse.stores import Commit
 from expirytrack_dagster.warehouse.versions import candles_version
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ class Derived:
     columns: list[tuple[str, str, str]]
 
 
-def derive(warehouse: Warehouse, table: CellTable, underlying: str, expiry: date, rate: float) -> Derived:
+def derive(
+    warehouse: Warehouse, table: CellTable, underlying: str, expiry: date, rate: float, run_id: str | None = None
+) -> Derived:
     """Make a table's rows of a cell anew; a cell without candles has none.
 
     Args:
@@ -87,12 +90,14 @@ def derive(warehouse: Warehouse, table: CellTable, underlying: str, expiry: date
         underlying: short symbol.
         expiry: the cell's date.
         rate: a year, continuously compounded.
+        run_id: the run that makes them.
 
     Raises:
         StorageError: the old rows stay.
     """
     cell: dict[str, Any] = {"underlying": underlying, "expiry": expiry}
-    with metrics().insert_seconds.labels(table).time(), warehouse.writing() as connection:
+
+    def work(connection: duckdb.DuckDBPyConnection) -> Derived:
         connection.execute(_MODEST)
         if table == "implied_volatility":
             _register(connection)
@@ -103,20 +108,27 @@ def derive(warehouse: Warehouse, table: CellTable, underlying: str, expiry: date
         _run(connection, _NOTE, note)
         return Derived(rows, version, _columns(connection, table))
 
+    with metrics().insert_seconds.labels(table).time():
+        return warehouse.write(work, Commit(table, ((underlying, expiry),), run_id, ()))
 
-def derive_continuous(warehouse: Warehouse, underlying: str) -> Derived:
+
+def derive_continuous(warehouse: Warehouse, underlying: str, run_id: str | None = None) -> Derived:
     """Make the continuous futures of an underlying anew, from the daily bars that are there.
 
     Raises:
         StorageError: the old rows stay.
     """
     bound: dict[str, Any] = {"underlying": underlying}
-    with metrics().insert_seconds.labels(CONTINUOUS).time(), warehouse.writing() as connection:
+
+    def work(connection: duckdb.DuckDBPyConnection) -> Derived:
         (version,) = connection.execute(_BARS_VERSION, bound).fetchone() or ("",)
         rows = _run(connection, _script(CONTINUOUS), bound)
         note = {**bound, "asset": CONTINUOUS, "expiry": None, "source_version": version, "rate": None, "rows": rows}
         _run(connection, _NOTE, note)
         return Derived(rows, str(version), _columns(connection, CONTINUOUS))
+
+    with metrics().insert_seconds.labels(CONTINUOUS).time():
+        return warehouse.write(work, Commit(CONTINUOUS, ((underlying, None),), run_id, (CONTINUOUS,)))
 
 
 def derivable(warehouse: Warehouse, underlying: str | None = None) -> list[tuple[str, date]]:

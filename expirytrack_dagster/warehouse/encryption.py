@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 
-_NEEDED = {"httpfs": "EXPIRYTRACK_ENCRYPTION", "sqlite_scanner": "A sqlite: address in EXPIRYTRACK_WAREHOUSE"}
+_NEEDED = {
+    "httpfs": "EXPIRYTRACK_ENCRYPTION",
+    "sqlite_scanner": "A sqlite: address in EXPIRYTRACK_WAREHOUSE",
+}
+_SCALE = ("ducklake", "postgres_scanner")
 
 
 def archive_key(settings: Settings) -> bytes | None:
@@ -93,6 +97,11 @@ def load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
     try:
         package = files(f"duckdb_extension_{extension}")
     except ModuleNotFoundError:
+        if extension in _SCALE:
+            raise ConfigurationError(
+                "A ducklake: address in EXPIRYTRACK_WAREHOUSE needs more packages: run "
+                "pip install 'expirytrack-dagster[scale]'."
+            ) from None
         raise ConfigurationError(
             f"{_NEEDED[extension]} needs the package {name} of DuckDB's own version: install "
             f"{name}=={duckdb.__version__}."

@@ -52,7 +52,7 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.Error) and any(sign in text for sign in (*_LOCKED_ELSEWHERE, *_OPEN_HERE))
 
 
-def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
+def locked(database: Path | str, error: BaseException | None) -> DatabaseLocked:
     """Return the error for a database that stayed held, with the holder's program and PID as far as DuckDB tells them.
 
     Args:
@@ -71,7 +71,7 @@ def locked(database: Path, error: BaseException | None) -> DatabaseLocked:
     )
 
 
-def storage_error(error: Exception, database: Path) -> StorageError:
+def storage_error(error: Exception, database: Path | str) -> StorageError:
     """Translate an error of DuckDB or of the operating system into the leaf that says what to do."""
     text = str(error)
     first_line = (error.strerror if isinstance(error, OSError) else None) or text.partition("\n")[0]
@@ -103,7 +103,7 @@ def storage_error(error: Exception, database: Path) -> StorageError:
     )
 
 
-def _mismatch(text: str, database: Path) -> EncryptionMismatch | None:
+def _mismatch(text: str, database: Path | str) -> EncryptionMismatch | None:
     if _ENCRYPTED in text:
         return EncryptionMismatch(
             f"The database {database} is encrypted and EXPIRYTRACK_ENCRYPTION is off: set it to on, or run "
@@ -118,7 +118,7 @@ def _mismatch(text: str, database: Path) -> EncryptionMismatch | None:
 
 
 @contextmanager
-def translated(database: Path) -> Iterator[None]:
+def translated(database: Path | str) -> Iterator[None]:
     """Let errors of DuckDB leave the block as errors of the tree; all others pass unchanged.
 
     Raises:

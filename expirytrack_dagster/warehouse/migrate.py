@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-APPLIED = "INSERT INTO schema_version (version, name) VALUES (?, ?)"
+APPLIED = "INSERT INTO main.schema_version (version, name) VALUES (?, ?)"
 """Notes a step; its number and name are bound."""
 
 
@@ -44,7 +44,7 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-def is_current(connection: duckdb.DuckDBPyConnection, database: Path) -> bool:
+def is_current(connection: duckdb.DuckDBPyConnection, database: Path | str) -> bool:
     """Say whether every step has been applied; one query.
 
     Raises:
@@ -53,7 +53,7 @@ def is_current(connection: duckdb.DuckDBPyConnection, database: Path) -> bool:
     return version_of(connection, database) == migrations()[-1].version
 
 
-def migrate(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
+def migrate(connection: duckdb.DuckDBPyConnection, database: Path | str) -> None:
     """Apply the steps that are missing, each in a transaction of its own; one query when there are none.
 
     Raises:
@@ -73,7 +73,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
             raise
 
 
-def version_of(connection: duckdb.DuckDBPyConnection, database: Path) -> int:
+def version_of(connection: duckdb.DuckDBPyConnection, database: Path | str) -> int:
     """Return the number of the last step that was applied, 0 for a new store.
 
     Args:

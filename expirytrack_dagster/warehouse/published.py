@@ -22,7 +22,6 @@ import os
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,10 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_rand
 
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse.encryption import load_extension
+from expirytrack_dagster.warehouse.history import last_change
 from expirytrack_dagster.warehouse.migrate import migrations
-from expirytrack_dagster.warehouse.versions import candles_version
+from expirytrack_dagster.warehouse.room import ORDER
+from expirytrack_dagster.warehouse.versions import Change, candles_version, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,13 +61,8 @@ _ROW_GROUP = 16_384
 # threads and the limit of 256 MB, and stands at 560 MB with these.
 _MODEST = ("SET threads = 1", "SET memory_limit = '96MB'")
 
-_ORDER = {
-    "option_chain": "ts, strike_price",
-    "implied_volatility": "ts, strike_price, instrument_type",
-    "chain_metrics": "ts",
-    "daily_bars": "day, instrument_key",
-    "contracts": "expiry, strike_price, instrument_type",
-}  # candles stand as they were staged: a contract's rows side by side; sorting them would hold a cell in memory
+# Candles stand as they were staged: a contract's rows side by side; sorting them would hold a cell in memory.
+_ORDER = {table: order for table, order in ORDER.items() if table != "candles"}
 
 _CANDLES = """
 SELECT underlying, expiry, sealed_at IS NOT NULL AS sealed, format('{:016x}', checksum) AS version
@@ -81,24 +77,6 @@ SELECT underlying, expiry, source_version, source_version || epoch_us(derived_at
 WHERE asset = $table AND ($underlying IS NULL OR underlying = $underlying)
 AND ($expiry::DATE IS NULL OR expiry = $expiry)
 ORDER BY ALL
-"""
-
-_DIFFERENCE = """
-WITH before AS (SELECT *, hash(open, high, low, close, volume, open_interest) AS bar FROM read_parquet($before)),
-later AS (SELECT *, hash(open, high, low, close, volume, open_interest) AS bar FROM read_parquet($later)),
-differing AS (
-    SELECT instrument_key
-    FROM (SELECT instrument_key, sum(hash(minute, bar)) AS content FROM before GROUP BY ALL) AS old
-    FULL JOIN (SELECT instrument_key, sum(hash(minute, bar)) AS content FROM later GROUP BY ALL) AS new
-    USING (instrument_key)
-    WHERE old.content IS DISTINCT FROM new.content
-)
-SELECT
-    count(*) FILTER (old.bar IS NULL),
-    count(*) FILTER (new.bar IS NULL),
-    count(*) FILTER (old.bar <> new.bar)
-FROM (FROM before SEMI JOIN differing USING (instrument_key)) AS old
-FULL JOIN (FROM later SEMI JOIN differing USING (instrument_key)) AS new USING (instrument_key, minute)
 """
 
 
@@ -136,21 +114,6 @@ class Manifest(msgspec.Struct, frozen=True):
     key_id: str | None = None
     files: tuple[File, ...] = ()
     kept: tuple[File, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a new version of a cell's candles changed: rows of contracts and minutes.
-
-    `previous` is None for a first version, whose rows are all added.
-    """
-
-    version: str
-    previous: str | None
-    rows: int
-    added: int
-    removed: int
-    changed: int
 
 
 def parquet_key(archive_key: bytes) -> bytes:
@@ -191,7 +154,7 @@ def publish(
     """Publish what differs from what is published, of everything or of an underlying or a cell.
 
     To be called after each commit; a second call does nothing. Whatever a killed process left unpublished is made up
-    for by the next call that covers it.
+    for by the next call that covers it. Of a lake nothing is published, because its readers use the lake itself.
 
     Returns:
         What became of candles, for each cell whose candles have a new version.
@@ -199,43 +162,64 @@ def publish(
     Raises:
         StorageError: also DatabaseLocked; what was published stays.
     """
+    if warehouse.store.file is None:
+        return {}
+    try:
+        return _publish(warehouse, underlying, expiry)
+    except OSError as error:
+        raise StorageError(f"{warehouse.published} cannot be written ({error}): see that the disk has room.") from error
+
+
+def _publish(warehouse: Warehouse, underlying: str | None, expiry: date | None) -> dict[tuple[str, date], Change]:
     folder = warehouse.published
     changes: dict[tuple[str, date], Change] = {}
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(folder / "lock"), warehouse.reading() as connection:
-            for setting in _MODEST:
-                connection.execute(setting)
-            schema, key_id = migrations()[-1].version, None
-            if warehouse.key is not None:
-                accept_key(connection, warehouse.key)
-                key_id = hmac.digest(warehouse.key, b"name of the key", "sha256").hex()[:16]
-            known = load(folder)
-            if known is not None and known.key_id != key_id:
-                forget(folder)
-                known = None
-            anew = known is None or known.schema != schema
-            if known is None or anew:
-                known = Manifest(schema, key_id, kept=known.kept if known else ())
-                _write_empty(connection, folder, key_id)
-                underlying = expiry = None
-            files = {file.place: file for file in known.files}
-            kept = {(*file.place, file.version): file for file in known.kept}
-            for new in _new(connection, folder, known, underlying, expiry):
-                old = files.get(new.place)
-                if new.table == "candles" and new.expiry and (old is None or old.version != new.version):
-                    changes[new.underlying, new.expiry] = _change(folder, old, new, warehouse.key)
-                    kept.pop((*new.place, new.version), None)
-                    if old is not None and old.sealed:
-                        kept[*old.place, old.version] = old
-                files[new.place] = new
-            if anew or changes or tuple(files.values()) != known.files:
-                current = Manifest(schema, key_id, tuple(files.values()), tuple(kept.values()))
-                _replace(folder, current)
-                _sweep(folder, current)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error}): see that the disk has room.") from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(folder / "lock"), warehouse.reading() as connection:
+        for setting in _MODEST:
+            connection.execute(setting)
+        schema, key_id = migrations()[-1].version, None
+        if warehouse.key is not None:
+            accept_key(connection, warehouse.key)
+            key_id = hmac.digest(warehouse.key, b"name of the key", "sha256").hex()[:16]
+        known = load(folder)
+        if known is not None and known.key_id != key_id:
+            forget(folder)
+            known = None
+        anew = known is None or known.schema != schema
+        if known is None or anew:
+            known = Manifest(schema, key_id, kept=known.kept if known else ())
+            _write_empty(connection, folder, key_id)
+            underlying = expiry = None
+        files = {file.place: file for file in known.files}
+        kept = {(*file.place, file.version): file for file in known.kept}
+        for new in _new(connection, folder, known, underlying, expiry):
+            old = files.get(new.place)
+            if new.table == "candles" and new.expiry and (old is None or old.version != new.version):
+                changes[new.underlying, new.expiry] = _change(folder, old, new, warehouse.key)
+                kept.pop((*new.place, new.version), None)
+                if old is not None and old.sealed:
+                    kept[*old.place, old.version] = old
+            files[new.place] = new
+        if anew or changes or tuple(files.values()) != known.files:
+            current = Manifest(schema, key_id, tuple(files.values()), tuple(kept.values()))
+            _replace(folder, current)
+            _sweep(folder, current)
     return changes
+
+
+def publish_candles(warehouse: Warehouse, underlying: str, expiry: date) -> tuple[str | None, Change | None]:
+    """Publish a cell whose candles were written, and return their version and what became of them.
+
+    The version is None for a cell without a state, the change where the candles are those that there were. Raises like
+    `publish`.
+    """
+    if warehouse.store.file is None:
+        change = last_change(warehouse, underlying, expiry)
+        return change.version, change if change.previous != change.version else None
+    change = publish(warehouse, underlying, expiry).get((underlying, expiry))
+    manifest, place = load(warehouse.published), ("candles", underlying, expiry)
+    version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None
+    return version, change
 
 
 def forget(folder: Path) -> None:
@@ -344,12 +328,11 @@ def _change(folder: Path, old: File | None, new: File, archive_key: bytes | None
     with duckdb.connect() as connection:
         if archive_key is not None:
             accept_key(connection, archive_key)
-        counts = connection.execute(
-            _DIFFERENCE.replace("$before)", f"$before{READ_ENCRYPTED})").replace("$later)", f"$later{READ_ENCRYPTED})")
-            if archive_key
-            else _DIFFERENCE,
-            {"before": str(folder / old.path), "later": str(folder / new.path)},
-        ).fetchone()
+        before, later = (
+            f"read_parquet(${name}{READ_ENCRYPTED if archive_key else ''})" for name in ("before", "later")
+        )
+        paths = {"before": str(folder / old.path), "later": str(folder / new.path)}
+        counts = connection.execute(difference(before, later), paths).fetchone()
     added, removed, changed = counts or (0, 0, 0)
     return Change(str(new.version), old.version, new.rows, added, removed, changed)
 

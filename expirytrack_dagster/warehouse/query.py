@@ -7,6 +7,7 @@ up to the command; our own queries are in `reader.py`.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ _MISTAKES = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError
 BATCH = 10_000
 """Rows of a batch."""
 
+# What opens SQLite files and servers itself, past DuckDB's own bounds, or looks behind a lake.
+_OUTSIDE = re.compile(r"\b((?:sqlite|postgres|ducklake)_\w+)\s*\(|(__ducklake_metadata_\w+)", re.IGNORECASE)
+
 
 @contextmanager
 def answered(warehouse: Warehouse, sql: str) -> Iterator[pa.RecordBatchReader]:
@@ -42,6 +46,8 @@ def answered(warehouse: Warehouse, sql: str) -> Iterator[pa.RecordBatchReader]:
         if statements[0].type not in _READING:
             kind = str(statements[0].type).rpartition(".")[2]
             raise QueryRefused(f"{kind} is not for reading: the archive is only read here, and nothing was changed.")
+        if found := _OUTSIDE.search(sql):
+            raise QueryRefused(f"{found[1] or found[2]} reaches outside the archive, and only that is read here.")
         yield connection.execute(statements[0]).to_arrow_reader(BATCH)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from expirytrack_dagster.warehouse.seals import require_intact, reseal
+from expirytrack_dagster.warehouse.stores import Commit
 
 if TYPE_CHECKING:
     from datetime import date
@@ -128,7 +129,8 @@ def review(warehouse: Warehouse, selection: Selection, action: Action, reviewer:
     Raises:
         StorageError: a cell is not as it was sealed; nothing was changed.
     """
-    with warehouse.writing() as connection:
+
+    def work(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         _choose(connection, selection)
         if action == "release":
             connection.execute("DELETE FROM chosen WHERE obstacle IS NOT NULL")
@@ -146,6 +148,9 @@ def review(warehouse: Warehouse, selection: Selection, action: Action, reviewer:
         for cell in cells:
             reseal(connection, cell)
         return _shown(connection)
+
+    about = () if selection.underlying is None else ((selection.underlying, selection.expiry),)
+    return warehouse.write(work, Commit(action, about, tables=("reviews", "contract_status", "cell_seals")))
 
 
 def _shown(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:

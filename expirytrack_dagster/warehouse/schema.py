@@ -7,14 +7,19 @@ session, as views of the same names over these. What a store's columns are calle
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import duckdb
 
 from expirytrack_dagster.warehouse.encryption import quoted
 from expirytrack_dagster.warehouse.migrate import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STORE = "store"
 """The name under which a session attaches a store; its bare tables are `main.NAME` in every kind of archive."""
@@ -24,37 +29,48 @@ PRESENTED = "presented"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that is stored: DuckDB's type, and whether it must have a value."""
+    """A column that is stored: DuckDB's type, whether it must have a value, and which it has where none is given."""
 
     name: str
     type: str
     required: bool
+    default: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: what is stored, what is made of it when it is asked for, and its key and checks as SQL."""
+    """A table: what is stored, what is made of it when it is asked for, its key, and its checks as SQL."""
 
     name: str
     columns: tuple[Column, ...]
     order: tuple[str, ...]
     generated: dict[str, str]
-    constraints: tuple[str, ...]
+    key: tuple[str, ...]
+    checks: tuple[str, ...]
+
+
+Growth: TypeAlias = Table | str
+"""What a migration does to bare tables: it makes one, or is a statement that they understand."""
 
 
 _COLUMNS = """
 SELECT column_name, data_type, NOT is_nullable, column_default FROM duckdb_columns()
 WHERE table_name = $table ORDER BY column_index
 """
-_CONSTRAINTS = """
-SELECT constraint_text FROM duckdb_constraints()
-WHERE table_name = $table AND constraint_type IN ('PRIMARY KEY', 'CHECK') ORDER BY constraint_index
+_KEY = """
+SELECT unnest(constraint_column_names) FROM duckdb_constraints()
+WHERE table_name = $table AND constraint_type = 'PRIMARY KEY'
+"""
+_CHECKS = """
+SELECT expression FROM duckdb_constraints()
+WHERE table_name = $table AND constraint_type = 'CHECK' ORDER BY constraint_index
 """
 _TABLES = "SELECT table_name FROM duckdb_tables() ORDER BY table_oid"
 _MACROS = """
 SELECT function_name, parameters, macro_definition FROM duckdb_functions()
 WHERE NOT internal AND function_type = 'table_macro' ORDER BY function_oid
 """
+_COMMENT = re.compile(r"(?:\s|--.*\n)*COMMENT\s", re.IGNORECASE)
 _VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal ORDER BY view_oid"
 _COMMENTS = """
 SELECT 'VIEW', table_name, comment FROM duckdb_tables() WHERE comment IS NOT NULL
@@ -77,6 +93,24 @@ def tables(version: int) -> tuple[Table, ...]:
     """Return the tables of a version of the schema, in the order in which they were made."""
     with closing(migrated(version)) as memory:
         return tuple(_table(memory, name) for (name,) in memory.execute(_TABLES).fetchall())
+
+
+def growth(version: int) -> Iterator[Growth]:
+    """Yield what the migrations after a version do to bare tables, in order.
+
+    Views, macros and comments are the session's. Whatever changes rows names stored columns alone, as a table that was
+    made bare has no others.
+    """
+    with closing(migrated(version)) as memory:
+        for migration in migrations()[version:]:
+            for statement in memory.extract_statements(migration.sql):
+                kind, before = statement.type, {name for (name,) in memory.execute(_TABLES).fetchall()}
+                memory.execute(statement)
+                if kind == duckdb.StatementType.CREATE:
+                    made = [name for (name,) in memory.execute(_TABLES).fetchall() if name not in before]
+                    yield from (_table(memory, name) for name in made)
+                elif not _COMMENT.match(statement.query):
+                    yield statement.query
 
 
 @cache
@@ -119,9 +153,11 @@ def _table(memory: duckdb.DuckDBPyConnection, name: str) -> Table:
         if expression is not None and _names_columns(memory, expression):
             generated[column] = expression
         else:
-            columns.append(Column(column, kind, required))
-    constraints = tuple(text for (text,) in memory.execute(_CONSTRAINTS, {"table": name}).fetchall())
-    return Table(name, tuple(columns), tuple(order), generated, constraints)
+            columns.append(Column(column, kind, required, expression))
+    key, checks = (
+        tuple(text for (text,) in memory.execute(query, {"table": name}).fetchall()) for query in (_KEY, _CHECKS)
+    )
+    return Table(name, tuple(columns), tuple(order), generated, key, checks)
 
 
 def _names_columns(memory: duckdb.DuckDBPyConnection, expression: str) -> bool:

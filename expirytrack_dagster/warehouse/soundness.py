@@ -16,7 +16,9 @@ from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_erro
 if TYPE_CHECKING:
     from expirytrack_dagster.warehouse.connection import Warehouse
 
-_COUNTED = "SELECT (SELECT count(*) FROM candles), (SELECT coalesce(sum(candles), 0)::BIGINT FROM contract_status)"
+_COUNTED = """
+SELECT (SELECT count(*) FROM main.candles), (SELECT coalesce(sum(candles), 0)::BIGINT FROM main.contract_status)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ def soundness(warehouse: Warehouse) -> Soundness:
                 counted = connection.execute(_COUNTED).fetchone()
         except duckdb.Error as error:
             if is_locked(error):
-                raise locked(warehouse.database, error) from error
-            raise storage_error(error, warehouse.database) from error
+                raise locked(warehouse.store.place, error) from error
+            raise storage_error(error, warehouse.store.place) from error
     if counted is None:
         raise AssertionError("a query without FROM has a row")
     return Soundness(*counted)

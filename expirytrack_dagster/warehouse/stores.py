@@ -2,14 +2,15 @@
 
 All that is written names bare tables (`main.candles`), all that is asked names what the migrations describe
 (`candles`). In a DuckDB file these are the same. A SQLite file holds the bare columns, and a session puts DuckDB's
-types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has. Locks
-and the time for which a store is open belong to `connection.py`.
+types, generated columns, views and macros over them (`schema.py`), so that no caller asks which kind it has. A lake
+does the same, and is a module of its own (`lake.py`). Locks and the time for which a store is open belong to
+`connection.py`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +18,15 @@ import duckdb
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import encryption, migrate
+from expirytrack_dagster.warehouse.data_path import DataPath
 from expirytrack_dagster.warehouse.encryption import load, quoted, spilling_safely
 from expirytrack_dagster.warehouse.faults import is_locked
 from expirytrack_dagster.warehouse.schema import STORE, Table, migrated, presenting, tables, viewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from datetime import date, datetime
     from pathlib import Path
 
     from expirytrack_dagster.address import Address
@@ -40,16 +44,49 @@ _SQLITE_TYPES = {"BOOLEAN": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE", "V
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a transaction is about: what it writes, of which cells, for which run.
+
+    In a lake, transactions that name the same cell take turns, and the history tells all of this. A cell without an
+    expiry stands for all of an underlying's; no cell, for the whole archive. `tables` are those whose keys are proved
+    where the store itself has none; all if None.
+    """
+
+    what: str
+    cells: tuple[tuple[str, date | None], ...] = ()
+    run_id: str | None = None
+    tables: tuple[str, ...] | None = None
+
+
 class Store(Protocol):
-    """One archive's place. `database` is the file beside which its lock lies."""
+    """One archive's place."""
 
     @property
-    def database(self) -> Path:
-        """The file."""
+    def place(self) -> Path | str:
+        """What sentences call it."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that one writes or several read, beside which its lock lies; None where writers and readers meet."""
 
     @property
     def key(self) -> bytes | None:
-        """What it is encrypted with; None if it is plain."""
+        """What its file is encrypted with; None if it is plain, or no file."""
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """The folders and buckets that a query needs beside what is attached."""
+
+    def exists(self) -> bool:
+        """Say whether there is anything yet, without making it; raises like `connect`."""
+
+    def at(self, snapshot: int | datetime) -> Store:
+        """Return what it was after a commit, by its number, or at a time; that can only be read.
+
+        Raises:
+            ConfigurationError: the store keeps nothing of that.
+        """
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Open it; `is_current` or `migrate` must follow before anything is asked.
@@ -69,9 +106,70 @@ class Store(Protocol):
     def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Bring the schema up to date, all of it or nothing, then as `is_current`; raises like it."""
 
+    def transaction(
+        self, connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float
+    ) -> AbstractContextManager[None]:
+        """Commit what the block does, or nothing of it.
+
+        Args:
+            connection: after `migrate`.
+            commit: what it is about.
+            patience: seconds to wait for others who write the same.
+
+        Raises:
+            DatabaseLocked: they took longer.
+            duckdb.Error: as DuckDB raises it.
+        """
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Say whether the same transaction, begun anew, may succeed: another one was first, or a server was away."""
+
+
+class OneFile:
+    """What stores in one file have in common: the lock beside it lets nobody else in, so that nothing can conflict."""
+
+    __slots__ = ()
+
+    database: Path
+    readable: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Path:
+        """The file."""
+        return self.database
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.database
+
+    def exists(self) -> bool:
+        """Say whether the file is there."""
+        return self.database.exists()
+
+    def at(self, snapshot: int | datetime) -> Store:
+        """Refuse: who has rewritten a file has no older one."""
+        raise ConfigurationError(
+            f"The archive {self.database} is one file, which holds nothing of what it was at {snapshot}: only a lake "
+            "does (a ducklake: address in EXPIRYTRACK_WAREHOUSE)."
+        )
+
+    def transaction(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        commit: Commit,  # noqa: ARG002 -- a file keeps no history
+        patience: float,  # noqa: ARG002 -- and whoever has opened it is alone
+    ) -> AbstractContextManager[None]:
+        """Begin, and commit or roll back."""
+        return committed(connection)
+
+    def may_pass(self, error: BaseException) -> bool:  # noqa: ARG002 -- as above
+        """Nobody else can have been in the way."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
-class DuckDBFile:
+class DuckDBFile(OneFile):
     """A DuckDB file, encrypted with a key or plain: it holds everything itself."""
 
     database: Path
@@ -92,7 +190,7 @@ class DuckDBFile:
 
 
 @dataclass(frozen=True, slots=True)
-class SQLiteFile:
+class SQLiteFile(OneFile):
     """A SQLite file: keys, checks and bare columns lie in it, the rest in the session. It cannot be encrypted."""
 
     database: Path
@@ -164,14 +262,36 @@ class SQLiteFile:
             grown.commit()
 
 
-def store_of(address: Address, key: bytes | None) -> Store:
+@contextmanager
+def committed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Commit what the block does; roll it back when anything is raised."""
+    connection.begin()
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed commit has ended the transaction already
+            connection.rollback()
+        raise
+
+
+def store_of(address: Address, key: bytes | None = None, data: DataPath | None = None) -> Store:
     """Return the store at an address.
+
+    Args:
+        address: kind and place.
+        key: what a DuckDB file is encrypted with.
+        data: where a lake's files lie; `lake` beside the catalogue's file if None.
 
     Raises:
         ConfigurationError: its kind cannot be encrypted.
     """
     if address.kind == "duckdb":
         return DuckDBFile(address.path, key)
+    if address.is_lake:
+        from expirytrack_dagster.warehouse.lake import Lake  # noqa: PLC0415 -- most archives are none
+
+        return Lake(address, data or DataPath(f"{address.path.parent / 'lake'}"))
     if key is not None:
         raise ConfigurationError(
             f"The archive {address} cannot be encrypted: leave it plain, or set EXPIRYTRACK_WAREHOUSE to a duckdb: "
@@ -214,7 +334,9 @@ def _sqlite_table(table: Table) -> str:
         f"{quoted(column.name)} {_SQLITE_TYPES.get(column.type, column.type)}{' NOT NULL' if column.required else ''}"
         for column in table.columns
     ]
-    return f"CREATE TABLE {quoted(table.name)} ({', '.join([*columns, *table.constraints])})"
+    columns += [f"PRIMARY KEY ({', '.join(map(quoted, table.key))})"] if table.key else []
+    columns += [f"CHECK ({check})" for check in table.checks]
+    return f"CREATE TABLE {quoted(table.name)} ({', '.join(columns)})"
 
 
 @contextmanager

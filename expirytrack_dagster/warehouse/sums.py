@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.warehouse.connection import Warehouse
 
 _TABLES = """
-SELECT table_name FROM duckdb_tables()
+SELECT DISTINCT table_name FROM duckdb_tables()
 WHERE schema_name = 'main' AND NOT internal AND NOT temporary ORDER BY table_name
 """
 

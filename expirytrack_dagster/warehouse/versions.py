@@ -7,6 +7,7 @@ caller's transaction.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expirytrack_dagster.warehouse.seals import HASHES, WIDTH
@@ -17,13 +18,57 @@ if TYPE_CHECKING:
 
     import duckdb
 
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a new version of a cell's candles changed: rows of contracts and minutes.
+
+    `previous` is None for a first version, whose rows are all added.
+    """
+
+    version: str
+    previous: str | None
+    rows: int
+    added: int
+    removed: int
+    changed: int
+
+
 _VERSION = f"""
 SELECT format('{{:016x}}', ({HASHES} % {WIDTH})::UBIGINT) FROM candles
 WHERE underlying = $underlying AND expiry = $expiry
 """  # noqa: S608 -- our own constants
+
+_DIFFERENCE = """
+WITH before AS (SELECT *, hash(open, high, low, close, volume, open_interest) AS bar FROM {before}),
+later AS (SELECT *, hash(open, high, low, close, volume, open_interest) AS bar FROM {later}),
+differing AS (
+    SELECT instrument_key
+    FROM (SELECT instrument_key, sum(hash(minute, bar)) AS content FROM before GROUP BY ALL) AS old
+    FULL JOIN (SELECT instrument_key, sum(hash(minute, bar)) AS content FROM later GROUP BY ALL) AS new
+    USING (instrument_key)
+    WHERE old.content IS DISTINCT FROM new.content
+)
+SELECT
+    count(*) FILTER (old.bar IS NULL),
+    count(*) FILTER (new.bar IS NULL),
+    count(*) FILTER (old.bar <> new.bar)
+FROM (FROM before SEMI JOIN differing USING (instrument_key)) AS old
+FULL JOIN (FROM later SEMI JOIN differing USING (instrument_key)) AS new USING (instrument_key, minute)
+"""
 
 
 def candles_version(connection: duckdb.DuckDBPyConnection, cell: Mapping[str, str | date]) -> str:
     """Return the version of a cell as 16 hexadecimal digits; zeros when it has no candles. 50 ms a million rows."""
     (version,) = connection.execute(_VERSION, cell).fetchone() or ("",)
     return str(version)
+
+
+def difference(before: str, later: str) -> str:
+    """Return the query that counts rows of contracts and minutes that were added, removed and changed.
+
+    Args:
+        before: what stands behind FROM for the earlier candles of a cell.
+        later: the same for the later ones.
+    """
+    return _DIFFERENCE.format(before=before, later=later)

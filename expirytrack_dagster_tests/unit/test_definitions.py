@@ -151,6 +151,7 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "implied_volatility": ["option_chain"],
         "chain_metrics": ["option_chain"],
         "continuous_futures": ["daily_bars"],
+        "archive_maintenance": [],
     }
     assert {key.to_user_string() for key in graph.asset_check_keys} == {
         "expiries:expiry_dates",
@@ -166,9 +167,15 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "data_validation",
         "derivation",
         "futures_rolling",
+        "maintenance",
         "backup",
     }
-    assert {schedule.name for schedule in repository.schedule_defs} == {"discovery", "refresh", "nightly_backup"}
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        "discovery",
+        "refresh",
+        "nightly_maintenance",
+        "nightly_backup",
+    }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "alerts",
         "collection",

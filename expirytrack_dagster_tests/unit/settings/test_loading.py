@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from expirytrack_dagster.address import FORMS
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings import (
     PROFILES,
@@ -226,8 +227,10 @@ def test_a_home_of_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "wrong"),
     [
-        ("postgres:x", "'postgres:x' is not of the form duckdb:PATH or sqlite:PATH."),
-        ("data/a.duckdb", "'data/a.duckdb' is not of the form duckdb:PATH or sqlite:PATH."),
+        ("postgres:x", f"'postgres:x' is not of the form {FORMS}."),
+        ("data/a.duckdb", f"'data/a.duckdb' is not of the form {FORMS}."),
+        ("ducklake:sqlite:", "'ducklake:sqlite:' names no file: it is ducklake:sqlite: and a path, such as "),
+        ("ducklake:postgres:lake", "'ducklake:postgres:lake' names no database: write ducklake:postgres:dbname=lake "),
         ("sqlite:", "'sqlite:' names no file: it is sqlite: and a path, such as sqlite:data/expirytrack.sqlite."),
         ("sqlite:~nobody-here/a", "'sqlite:~nobody-here/a' cannot be used: "),
     ],
@@ -249,6 +252,51 @@ def test_the_archive_is_where_its_address_says(folder: Path, monkeypatch: pytest
     assert str(load_settings().address) == f"sqlite:{home / 'a.sqlite'}"
     monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", "duckdb:b")
     assert str(load_settings().address) == f"duckdb:{folder / 'b'}"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "postgresql://desk:hunter2@db/lake",
+        "postgres://desk:hunter2@db:5432/lake?sslmode=require",
+        "postgresql://desk@db/lake?password=hunter2",
+        "dbname=lake host=db password=hunter2",
+        "dbname=lake password = 'hunter2'",
+        "dbname=lake PASSWORD=hunter2",
+        "dbname=lake sslpassword=hunter2",
+        "postgresql://desk@db/lake?pass%77ord=hunter2",
+    ],
+)
+def test_no_password_stands_in_an_address(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """However it is written, it is refused, and the sentence does not repeat it."""
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", f"ducklake:postgres:{place}")
+    with pytest.raises(ConfigurationError, match=r"no password may stand in an address.*PGPASSWORD") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", place)
+    with pytest.raises(ConfigurationError, match="is not of the form") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_lake_is_named_with_the_place_of_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue in a file or on a server; a folder of a settings file counts from there, a bucket from nowhere."""
+    (folder / "expirytrack.toml").write_text('warehouse = "ducklake:sqlite:c.sqlite"\ndata_path = "rows"\n')
+    settings = load_settings()
+    assert (str(settings.address), settings.data_path) == (
+        f"ducklake:sqlite:{folder / 'c.sqlite'}",
+        str(folder / "rows"),
+    )
+    for server in ("dbname=lake host=db.local user='the desk'", "postgresql://desk@db.local:5433/lake", "service=lake"):
+        monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", f"ducklake:postgres:{server}")
+        assert load_settings().address.place == server
+    for place in ("s3://bucket", "s3://bucket/a/b/"):
+        monkeypatch.setenv("EXPIRYTRACK_DATA_PATH", place)
+        assert load_settings().data_path == place
+    for wrong in ("gs://bucket/a", "s3://", "s3://Bucket!/", "s3://bucket/a?versionId=1"):
+        monkeypatch.setenv("EXPIRYTRACK_DATA_PATH", wrong)
+        with pytest.raises(ConfigurationError, match=r"EXPIRYTRACK_DATA_PATH .*: use a path of a folder, or s3://"):
+            load_settings()
 
 
 def test_a_sqlite_archive_is_not_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:

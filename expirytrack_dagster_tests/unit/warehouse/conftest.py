@@ -11,17 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from expirytrack_dagster.address import Address
+from expirytrack_dagster.address import Address, standard
 from expirytrack_dagster.security.parquet import encrypting
 from expirytrack_dagster.warehouse.cells import CellWrite, write_candles
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.data_path import DataPath
 from expirytrack_dagster.warehouse.stores import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from expirytrack_dagster.address import Kind
+    from expirytrack_dagster.address import FileKind
+
+_KINDS: dict[str, FileKind] = {"plain": "duckdb", "encrypted": "duckdb", "sqlite": "sqlite", "lake": "ducklake:sqlite"}
 
 FIRST = datetime(2025, 8, 1, 3, 45, tzinfo=UTC)  # 09:15 in India
 
@@ -79,7 +82,7 @@ class Cell:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses an archive on each kind; on SQLite only where a module says so, which takes thrice as long."""
+    """Run what uses an archive on each kind; on SQLite and in lakes only where a module says so: they take longer."""
     if "place" in metafunc.fixturenames:
         places = getattr(metafunc.module, "PLACES", ("plain", "encrypted"))
         metafunc.parametrize("place", places, indirect=True)
@@ -98,11 +101,12 @@ def key(place: str) -> bytes | None:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path, place: str, key: bytes | None) -> Warehouse:
+def warehouse(tmp_path: Path, place: str, key: bytes | None, request: pytest.FixtureRequest) -> Warehouse:
     """Give an archive that does not exist yet; nothing holds it, so waiting for it is a fault."""
-    kind: Kind = "sqlite" if place == "sqlite" else "duckdb"
-    address = Address(kind, tmp_path / "home" / f"expirytrack.{kind}")
-    return Warehouse(store_of(address, key), lock_timeout=5.0)
+    if place == "lake on a server":
+        address = Address("ducklake:postgres", request.getfixturevalue("postgres"))
+        return Warehouse(store_of(address, data=DataPath(f"{tmp_path}/home/lake/")), lock_timeout=5.0)
+    return Warehouse(store_of(standard(_KINDS[place], tmp_path / "home"), key), lock_timeout=5.0)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from expirytrack_dagster.address import Address
+from expirytrack_dagster.address import standard
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.verification import verify_archive
 from expirytrack_dagster.warehouse.connection import Warehouse
@@ -24,13 +24,13 @@ COUNTS = (
 EVERYTHING = Selection("NIFTY")
 
 
-@pytest.fixture(params=["duckdb", "sqlite"])
+@pytest.fixture(params=["duckdb", "sqlite", "lake"])
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
     """Give the small archive in each kind of store: nothing else changes and removes rows in so many ways."""
     if request.param == "duckdb":
         copied: SmallArchive = request.getfixturevalue("copied")
         return copied
-    store = store_of(Address("sqlite", tmp_path / "archive.sqlite"), None)
+    store = store_of(standard("sqlite" if request.param == "sqlite" else "ducklake:sqlite", tmp_path))
     small = SmallArchive(Warehouse(store, lock_timeout=5.0), tmp_path / "staging")
     fill(small)
     return small
