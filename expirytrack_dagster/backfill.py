@@ -18,7 +18,7 @@ from expirytrack_dagster.collect.plan import warning
 from expirytrack_dagster.errors import AuthenticationError, ConfigurationError, ExpiryTrackError
 from expirytrack_dagster.planning import Outlook, outlook, since
 from expirytrack_dagster.runs import CheckLine, Runner
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.instruments import resolve
 from expirytrack_dagster.upstox.keys import check_underlying_key
 from expirytrack_dagster.upstox.ledger import open_ledger
@@ -78,7 +78,7 @@ def track(settings: Settings, instance: dg.DagsterInstance, symbol: str, key: st
     Raises:
         ConfigurationError: the symbol is unknown, or already stands for another key, or the key is badly formed.
     """
-    state = StateDatabase(settings.state)
+    state = open_state(settings)
     symbol = tracking.check_symbol(symbol)
     if key is not None:
         check_underlying_key(key)

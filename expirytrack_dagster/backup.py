@@ -30,7 +30,7 @@ from expirytrack_dagster.security import audit, backup_file
 from expirytrack_dagster.security.backup_file import Manifest, Openers, Table
 from expirytrack_dagster.security.private_files import make_folder
 from expirytrack_dagster.security.vault import open_vault
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.verification import Severity, Verification, verify_archive
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.encryption import archive_key
@@ -280,7 +280,7 @@ def _copied(settings: Settings) -> Iterator[Path]:
     shutil.rmtree(copy, ignore_errors=True)  # of a backup that was killed: no other is under way
     make_folder(copy)
     try:
-        with StateDatabase(settings.state) as state:
+        with open_state(settings) as state:
             state.query("SELECT 1")  # makes what is not there yet
         _copy_plain(settings.home, copy)
         archive = standard(_kind_of_copy(settings), copy).path

@@ -138,11 +138,11 @@ def untrack(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) ->
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.console import say, slow
     from expirytrack_dagster.security.audit import record
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
 
     settings = load_settings()
     symbol = tracking.check_symbol(symbol)
-    if not tracking.untrack(StateDatabase(settings.state), symbol):
+    if not tracking.untrack(open_state(settings), symbol):
         raise ConfigurationError(f"{symbol} is not tracked.")
     record(settings, "untrack", symbol=symbol)
     with slow(f"Letting go of {symbol}"):
@@ -172,12 +172,12 @@ def collect(
     """Collect what is missing: discovery, contract lists, candles; what the archive has is never asked again."""
     from expirytrack_dagster import console
     from expirytrack_dagster.collect import tracking
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
 
     settings = load_settings()
     started = time.monotonic()
     named = dict.fromkeys(tracking.check_symbol(symbol) for symbol in symbols or [])  # before anything is written
-    wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(StateDatabase(settings.state))]
+    wanted = [*named] or [underlying.symbol for underlying in tracking.tracked(open_state(settings))]
     if not wanted:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY', or name a symbol.")
     warn_of_token(settings)

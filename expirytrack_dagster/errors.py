@@ -12,6 +12,8 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
     │   ├── StateLocked                  the state database is busy
+    │   ├── StateUnreachable             the server of the state database does not answer
+    │   ├── StateLost                    the connection to it broke in the middle of a transaction
     │   ├── VaultBusy                    another process keeps the vault's lock
     │   ├── NotSent                      an alert did not reach a channel; it is tried again later
     │   └── CellBusy                     another run is collecting the same cell
@@ -108,6 +110,14 @@ class CircuitOpen(RecoverableError):
 
 class StateLocked(RecoverableError):
     """Another process held the state database for too long."""
+
+
+class StateUnreachable(RecoverableError):
+    """The server that keeps the state database did not answer for as long as we wait."""
+
+
+class StateLost(RecoverableError):
+    """The connection to the state database broke; nothing of the transaction that was open has been kept."""
 
 
 class VaultBusy(RecoverableError):

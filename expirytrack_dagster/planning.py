@@ -30,7 +30,7 @@ from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.collect.states import SEALED, State
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.parquet import staging_key
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.tokens import daily_death, token_state
 from expirytrack_dagster.warehouse import reader
 
@@ -117,7 +117,7 @@ def outlook(
         StorageError, StateLocked: the archive or the state database cannot be read.
     """
     rows = reader.cells(archive) if sealed else reader.unsealed(archive)
-    cells = due.survey(rows, listings(StateDatabase(settings.state)))
+    cells = due.survey(rows, listings(open_state(settings)))
     return Outlook(settings, archive, ledger, now, cells)
 
 

@@ -68,9 +68,9 @@ class UpstoxResource(dg.ConfigurableResource["UpstoxResource"]):
 
     def state(self) -> StateDatabase:
         """Return the state database: tracked underlyings, requests, what was learned of the API."""
-        from expirytrack_dagster.state import StateDatabase
+        from expirytrack_dagster.state import open_state
 
-        return StateDatabase(self.settings().state)
+        return open_state(self.settings())
 
     def ledger(self) -> RequestLedger:
         """Return the ledger through which every request of the account passes."""

@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from sqlalchemy import func, insert, select, update
+
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.state.tables import listings as _LISTINGS  # noqa: N812 -- a table, beside the function
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sqlalchemy import Connection
+
     from expirytrack_dagster.state import StateDatabase
+
+_ROW = _LISTINGS.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +62,28 @@ class Leaving:
 
 def record_list(state: StateDatabase, underlying: str, dates: Iterable[date], now: datetime) -> list[date]:
     """Remember what the API lists for an underlying at this moment, and return the dates that it lists no more."""
-    at, listed = now.timestamp(), [day.isoformat() for day in dates]
-    with state.transaction() as connection:
-        connection.executemany(
-            "INSERT INTO listings (underlying, expiry, first_at, last_at) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (underlying, expiry) DO UPDATE SET last_at = excluded.last_at, gone_at = NULL",
-            [(underlying, day, at, at) for day in listed],
-        )
-        gone = connection.execute(
-            "UPDATE listings SET gone_at = ? WHERE underlying = ? AND last_at < ? AND gone_at IS NULL RETURNING expiry",
-            (at, underlying, at),
-        ).fetchall()
-    return sorted(date.fromisoformat(day) for (day,) in gone)
+    at, listed = state.now(now.timestamp()), [day.isoformat() for day in dates]
+
+    def work(connection: Connection) -> list[str]:
+        known = set(connection.execute(select(_ROW.expiry).where(_ROW.underlying == underlying)).scalars())
+        again = update(_LISTINGS).where(_ROW.underlying == underlying, _ROW.expiry.in_(listed))
+        connection.execute(again.values(last_at=at, gone_at=None))
+        new = [
+            {"underlying": underlying, "expiry": day, "first_at": at, "last_at": at}
+            for day in dict.fromkeys(listed)
+            if day not in known
+        ]
+        if new:
+            connection.execute(insert(_LISTINGS), new)
+        missed = update(_LISTINGS).where(_ROW.underlying == underlying, _ROW.last_at < at, _ROW.gone_at.is_(None))
+        return [*connection.execute(missed.values(gone_at=at).returning(_ROW.expiry)).scalars()]
+
+    return sorted(date.fromisoformat(day) for day in state.write(work))
 
 
 def listings(state: StateDatabase) -> list[Listing]:
     """Return everything that was ever listed, by underlying and date."""
-    rows = state.query("SELECT underlying, expiry, first_at, last_at, gone_at FROM listings ORDER BY 1, 2")
+    rows = state.query(select(_LISTINGS).order_by(_ROW.underlying, _ROW.expiry))
     return [
         Listing(name, date.fromisoformat(day), _day(first), _day(last), None if gone is None else _day(gone))
         for name, day, first, last, gone in rows
@@ -80,15 +92,15 @@ def listings(state: StateDatabase) -> list[Listing]:
 
 def last_listed(state: StateDatabase) -> dict[str, datetime]:
     """Return when each underlying's list was last answered."""
-    rows = state.query("SELECT underlying, max(coalesce(gone_at, last_at)) FROM listings GROUP BY underlying")
+    last = func.max(func.coalesce(_ROW.gone_at, _ROW.last_at))
+    rows = state.query(select(_ROW.underlying, last).group_by(_ROW.underlying))
     return {name: datetime.fromtimestamp(at, IST) for name, at in rows}
 
 
 def is_withdrawn(state: StateDatabase, underlying: str, expiry: date) -> bool:
     """Say whether the API listed the date once and lists it no more."""
-    rows = state.query(
-        "SELECT gone_at FROM listings WHERE underlying = ? AND expiry = ?", (underlying, expiry.isoformat())
-    )
+    cell = (_ROW.underlying == underlying, _ROW.expiry == expiry.isoformat())
+    rows = state.query(select(_ROW.gone_at).where(*cell))
     return bool(rows) and rows[0][0] is not None
 
 

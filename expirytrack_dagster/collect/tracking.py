@@ -7,14 +7,18 @@ Finding the key of a symbol is `upstox/instruments.py`'s job; Dagster's partitio
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy import delete, insert, select
+
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.state.tables import underlyings
 from expirytrack_dagster.symbology.contract import UNDERLYING
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from expirytrack_dagster.state import StateDatabase
 
 
@@ -55,24 +59,26 @@ def track(state: StateDatabase, symbol: str, instrument_key: str) -> Underlying:
             )
         if other.instrument_key == instrument_key and other.symbol != symbol:
             raise ConfigurationError(f"{instrument_key} is already tracked as {other.symbol}.")
-    with state.transaction() as connection:
-        connection.execute(
-            "INSERT INTO underlyings (symbol, instrument_key, tracked_at) VALUES (?, ?, ?) "
-            "ON CONFLICT (symbol) DO NOTHING",
-            (symbol, instrument_key, time.time()),
-        )
+    row = {"symbol": symbol, "instrument_key": instrument_key, "tracked_at": state.now()}
+
+    def work(connection: Connection) -> None:
+        if not connection.execute(select(underlyings).where(underlyings.c.symbol == symbol)).first():
+            connection.execute(insert(underlyings), row)
+
+    state.write(work)
     return Underlying(symbol, instrument_key)
 
 
 def untrack(state: StateDatabase, symbol: str) -> bool:
     """Forget an underlying (its collected data stays); say whether it was tracked."""
-    with state.transaction() as connection:
-        return connection.execute("DELETE FROM underlyings WHERE symbol = ?", (check_symbol(symbol),)).rowcount > 0
+    forget = delete(underlyings).where(underlyings.c.symbol == check_symbol(symbol))
+    return state.write(lambda connection: connection.execute(forget).rowcount > 0)
 
 
 def tracked(state: StateDatabase) -> list[Underlying]:
     """Return all tracked underlyings, by symbol."""
-    return [Underlying(*row) for row in state.query("SELECT symbol, instrument_key FROM underlyings ORDER BY symbol")]
+    known = select(underlyings.c.symbol, underlyings.c.instrument_key).order_by(underlyings.c.symbol)
+    return [Underlying(*row) for row in state.query(known)]
 
 
 def find(state: StateDatabase, symbol: str) -> Underlying:

@@ -9,19 +9,22 @@ it has ended is told by `process`, and the next run of the cell takes the row ov
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from expirytrack_dagster.errors import StateLocked, StorageError
+from sqlalchemy import delete, select
+
+from expirytrack_dagster.errors import RecoverableError, StorageError
 from expirytrack_dagster.processes import this_process
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state.tables import moment, progress, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from expirytrack_dagster.collect.contract import Answer
     from expirytrack_dagster.collect.progress import Progress
+    from expirytrack_dagster.state import StateDatabase
     from expirytrack_dagster.upstox.clock import Clock
 
 EVERY = 1.0
@@ -59,24 +62,21 @@ def recorded(
     state: StateDatabase, cell: tuple[str, date], run_id: str, shown: Progress, clock: Clock
 ) -> Iterator[Progress]:
     """Yield a follower of the cell that tells `shown`, and every process that watches, until the block ends."""
-    with StateDatabase(state.path, timeout=_PATIENCE) as quick:
+    with state.patient(_PATIENCE) as quick:
         now = clock.now()
         follower = _Recorder(quick, shown, clock, Underway(*cell, run_id, this_process(), "reading", 0, 0, 0, now, now))
         follower.write()
         try:
             yield follower
         finally:
-            with StateDatabase(state.path, timeout=10 * _PATIENCE) as patient, suppress(StateLocked, StorageError):
+            with state.patient(10 * _PATIENCE) as patient, suppress(RecoverableError, StorageError):
                 _forget(patient, cell, run_id)
 
 
 def underway(state: StateDatabase, now: float) -> list[Underway]:
     """Return the cells that are being collected, and those whose process was killed not long ago, the oldest first."""
-    rows = state.query(
-        "SELECT underlying, expiry, run_id, process, phase, contracts, answered, candles, began_at, seen_at"
-        " FROM progress WHERE seen_at > ? ORDER BY began_at, underlying, expiry",
-        (now - KEPT,),
-    )
+    recent = select(progress).where(progress.c.seen_at > now - KEPT)
+    rows = state.query(recent.order_by(progress.c.began_at, progress.c.underlying, progress.c.expiry))
     return [Underway(name, date.fromisoformat(day), *rest) for name, day, *rest in rows]
 
 
@@ -107,30 +107,17 @@ class _Recorder:
     def write(self) -> None:
         """Write the row as it is now; what fails here is made up for by the next time."""
         self._cell = cell = replace(self._cell, seen_at=self._clock.now())
-        with suppress(StateLocked, StorageError), self._state.transaction() as connection:
-            connection.execute("DELETE FROM progress WHERE seen_at < ?", (cell.seen_at - KEPT,))
-            connection.execute(
-                "INSERT OR REPLACE INTO progress (underlying, expiry, run_id, process, phase, contracts, answered,"
-                " candles, began_at, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    cell.underlying,
-                    cell.expiry.isoformat(),
-                    cell.run_id,
-                    cell.process,
-                    cell.phase,
-                    cell.contracts,
-                    cell.answered,
-                    cell.candles,
-                    cell.began_at,
-                    cell.seen_at,
-                ),
-            )
+        key = {"underlying": cell.underlying, "expiry": cell.expiry.isoformat()}
+        told = asdict(cell) | key
+        with suppress(RecoverableError, StorageError), self._state.transaction() as connection:
+            now = connection.execute(select(moment()), {"now": cell.seen_at}).scalar_one()
+            told |= {"seen_at": now, "began_at": now - (cell.seen_at - cell.began_at)}
+            connection.execute(delete(progress).where(progress.c.seen_at < now - KEPT))
+            put(connection, progress, key, {name: value for name, value in told.items() if name not in key})
 
 
 def _forget(state: StateDatabase, cell: tuple[str, date], run_id: str) -> None:
     underlying, expiry = cell
-    with state.transaction() as connection:
-        connection.execute(
-            "DELETE FROM progress WHERE underlying = ? AND expiry = ? AND run_id = ?",
-            (underlying, expiry.isoformat(), run_id),
-        )
+    row = progress.c
+    own = (row.underlying == underlying, row.expiry == expiry.isoformat(), row.run_id == run_id)
+    state.write(lambda connection: connection.execute(delete(progress).where(*own)))

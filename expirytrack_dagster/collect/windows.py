@@ -8,10 +8,13 @@ state database for every later run. What is asked inside a window is `contract.p
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from expirytrack_dagster.state.tables import learned, put
 
 if TYPE_CHECKING:
     from expirytrack_dagster.state import StateDatabase
@@ -49,9 +52,8 @@ class Windows:
         """Start from what an earlier run has learned, but never wider than `widest` days."""
         self._state = state
         self._name = f"window_days/{interval}"
-        with state.transaction() as connection:
-            row = connection.execute("SELECT value FROM learned WHERE name = ?", (self._name,)).fetchone()
-        self.days = min(widest, int(row[0])) if row else widest
+        rows = state.query(select(learned.c.value).where(learned.c.name == self._name))
+        self.days = min(widest, int(rows[0][0])) if rows else widest
         self.born = date.max
 
     def seen(self, day: date) -> None:
@@ -91,9 +93,5 @@ class Windows:
 
     def _narrow(self, days: int) -> None:
         self.days = days
-        with self._state.transaction() as connection:
-            connection.execute(
-                "INSERT INTO learned (name, value, learned_at) VALUES (?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET value = excluded.value, learned_at = excluded.learned_at",
-                (self._name, str(days), time.time()),
-            )
+        found = {"value": str(days), "learned_at": self._state.now()}
+        self._state.write(lambda connection: put(connection, learned, {"name": self._name}, found))

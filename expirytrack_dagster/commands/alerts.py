@@ -38,10 +38,10 @@ def show(context: typer.Context, limit: LimitOption = 10, *, as_json: JsonOption
     from expirytrack_dagster.observe.alerts import recent, standing
     from expirytrack_dagster.observe.deliveries import ChannelState, channel_states, in_india, measure
     from expirytrack_dagster.observe.notifiers import channels
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
 
     settings = load_settings()
-    state = StateDatabase(settings.state)
+    state = open_state(settings)
     stand = standing(state)
     over = [alert for alert in recent(state, limit + len(stand)) if alert.recovered_at is not None][:limit]
     told, known = channels(settings), channel_states(state)
@@ -84,10 +84,10 @@ def try_channels(*, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.errors import NotSent
     from expirytrack_dagster.observe.deliveries import hasten, trial_message
     from expirytrack_dagster.observe.notifiers import channels
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
 
     settings, now = load_settings(), datetime.now(tz=UTC)
-    told, state, failures = channels(settings), StateDatabase(settings.state), dict[str, str | None]()
+    told, state, failures = channels(settings), open_state(settings), dict[str, str | None]()
     for notifier in told.notifiers:
         failures[notifier.channel] = None
         try:

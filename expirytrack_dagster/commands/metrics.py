@@ -31,13 +31,13 @@ def metrics(
     from expirytrack_dagster import console
     from expirytrack_dagster.observe import store
     from expirytrack_dagster.observe.metrics import catalogue
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
 
     settings = load_settings()
     if serve:
         _serve()
         return
-    state = StateDatabase(settings.state)
+    state = open_state(settings)
     if prometheus:
         from prometheus_client.exposition import generate_latest
 

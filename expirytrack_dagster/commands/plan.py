@@ -33,12 +33,12 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
     from expirytrack_dagster.collect.plan import numbers, table
     from expirytrack_dagster.errors import ConfigurationError
     from expirytrack_dagster.planning import outlook
-    from expirytrack_dagster.state import StateDatabase
+    from expirytrack_dagster.state import open_state
     from expirytrack_dagster.upstox.ledger import open_ledger
     from expirytrack_dagster.warehouse.connection import open_warehouse
 
     settings = load_settings()
-    state = StateDatabase(settings.state)
+    state = open_state(settings)
     symbols = [tracking.find(state, symbol).symbol] if symbol else [known.symbol for known in tracking.tracked(state)]
     if not symbols:
         raise ConfigurationError("Nothing is tracked yet: run 'expirytrack track NIFTY'.")

@@ -8,12 +8,18 @@ is told, belongs to `readings.py`; telling people, to `deliveries.py` and `notif
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from expirytrack_dagster.state.tables import alerts as _ALERTS  # noqa: N812 -- a table
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection
 
     from expirytrack_dagster.state import StateDatabase
 
@@ -50,13 +56,23 @@ RULES: dict[str, tuple[str, Wanted]] = {
 KEPT = timedelta(days=90)
 """For how long an alert that is over is remembered."""
 
-_SELECT = "SELECT name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending FROM alerts"
-_STANDING = f"{_SELECT} WHERE recovered_at IS NULL ORDER BY id"
-_RECENT = f"{_SELECT} ORDER BY id DESC LIMIT ?"
-_RAISE = """
-INSERT INTO alerts (name, subject, value, threshold, sentence, todo, raised_at) VALUES (?, ?, ?, ?, ?, ?, ?)
-"""
-_END = "UPDATE alerts SET recovered_at = ?, ending = ? WHERE name = ? AND subject = ? AND recovered_at IS NULL"
+_ROW = _ALERTS.c
+COLUMNS = (
+    _ROW.name,
+    _ROW.subject,
+    _ROW.value,
+    _ROW.threshold,
+    _ROW.sentence,
+    _ROW.todo,
+    _ROW.raised_at,
+    _ROW.recovered_at,
+    _ROW.ending,
+)
+"""An alert's columns in the order of its fields."""
+_STANDING = select(*COLUMNS).where(_ROW.recovered_at.is_(None)).order_by(_ROW.id)
+_END = update(_ALERTS).where(
+    _ROW.name == bindparam("of"), _ROW.subject == bindparam("about"), _ROW.recovered_at.is_(None)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +166,7 @@ def standing(state: StateDatabase) -> list[Alert]:
 
 def recent(state: StateDatabase, limit: int) -> list[Alert]:
     """Return the alerts that were raised last, the newest first, whether they stand or not; takes no lock."""
-    return [of_row(row) for row in state.query(_RECENT, (limit,))]
+    return [of_row(row) for row in state.query(select(*COLUMNS).order_by(_ROW.id.desc()).limit(limit))]
 
 
 def record(state: StateDatabase, measured: Measured, now: datetime) -> Judgement:
@@ -158,24 +174,25 @@ def record(state: StateDatabase, measured: Measured, now: datetime) -> Judgement
 
     All in one transaction, so that of two processes that see the same only one raises it.
     """
-    with state.transaction() as connection:
-        rows = connection.execute(_STANDING).fetchall()
-        judgement = judge([of_row(row) for row in rows], measured, now)
+
+    def work(connection: Connection) -> Judgement:
+        judgement = judge([of_row(row) for row in connection.execute(_STANDING)], measured, now)
         for alert in judgement.recovered:
-            over = (now.timestamp(), alert.ending, alert.name, alert.subject)
-            connection.execute(_END, over)
+            over = _END.values(recovered_at=now.timestamp(), ending=alert.ending)
+            connection.execute(over, {"of": alert.name, "about": alert.subject})
         for alert in judgement.raised:
-            facts = (alert.name, alert.subject, alert.value, alert.threshold, alert.sentence, alert.todo)
-            connection.execute(_RAISE, (*facts, now.timestamp()))
-        connection.execute("DELETE FROM alerts WHERE recovered_at < ?", ((now - KEPT).timestamp(),))
-    return judgement
+            connection.execute(insert(_ALERTS), asdict(alert) | {"raised_at": now.timestamp()})
+        connection.execute(delete(_ALERTS).where(_ROW.recovered_at < (now - KEPT).timestamp()))
+        return judgement
+
+    return state.write(work)
 
 
 def _raised(name: str, reading: Reading, now: datetime) -> Alert:
     return Alert(name, reading.subject, reading.value, reading.threshold, reading.sentence, reading.todo, now)
 
 
-def of_row(row: tuple[Any, ...]) -> Alert:
+def of_row(row: Sequence[Any]) -> Alert:
     """Return the alert of a row of its table, the columns in the order of the fields."""
     name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending = row
     over = None if recovered_at is None else _moment(recovered_at)

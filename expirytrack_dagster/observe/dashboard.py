@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.observe.alerts import Alert
     from expirytrack_dagster.observe.overview import Overview, RunningCell, Standing
     from expirytrack_dagster.upstox.activity import Activity
-    from expirytrack_dagster.upstox.ledger import Budget
+    from expirytrack_dagster.upstox.budget import Budget
 
 NARROW, WIDE = 64, 130
 """Columns below which what is less needed is left out, and from which on sections stand side by side."""

@@ -13,14 +13,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import Double, Text, bindparam, case, delete, func, insert, literal, select, update
 
 from expirytrack_dagster.errors import NotSent
-from expirytrack_dagster.observe.alerts import RULES, Alert, of_row
+from expirytrack_dagster.observe.alerts import COLUMNS, RULES, Alert, of_row
 from expirytrack_dagster.observe.notifiers import Message
+from expirytrack_dagster.state.tables import alert_deliveries, alerts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Insert, Row
 
     from expirytrack_dagster.observe.notifiers import Notifier
     from expirytrack_dagster.state import StateDatabase
@@ -35,41 +40,60 @@ _STALE = timedelta(days=3)  # what has been over for longer is not told any more
 _AT_ONCE = 10  # alerts in a message; the command line shows all
 _IST = timezone(timedelta(hours=5, minutes=30))
 
+_A, _D = alerts.c, alert_deliveries.c
+_CHANNEL, _NOW = bindparam("of", type_=Text), bindparam("now", type_=Double)
+_WAITS = (_D.channel == _CHANNEL, _D.delivered_at.is_(None))
+
+
+def _tell(event: Event, condition: ColumnElement[bool]) -> Insert:
+    """Return what notes that a channel has to be told of the alerts of a condition, unless that is noted already."""
+    noted = alert_deliveries.alias()
+    same = (noted.c.alert == _A.id, noted.c.event == event, noted.c.channel == _CHANNEL)
+    told = select(_A.id, literal(event, Text), _CHANNEL, literal(0), _NOW)
+    return insert(alert_deliveries).from_select(
+        ["alert", "event", "channel", "attempts", "due_at"],
+        told.where(condition, ~select(noted.c.alert).where(*same).exists()),
+    )
+
+
 # What stands is told to every channel, also to one that was added later; but none is told that it does not work.
-_TO_TELL = """
-INSERT OR IGNORE INTO alert_deliveries (alert, event, channel, due_at)
-SELECT id, 'raised', :channel, :now FROM alerts
-WHERE recovered_at IS NULL AND NOT (name = 'delivery' AND subject = :channel)
-"""
+_TO_TELL = _tell("raised", _A.recovered_at.is_(None) & ~((_A.name == "delivery") & (_A.subject == _CHANNEL)))
 # What was never told of does not have to be told that it is over.
-_TO_RECALL = """
-INSERT OR IGNORE INTO alert_deliveries (alert, event, channel, due_at)
-SELECT id, 'recovered', :channel, :now FROM alerts JOIN alert_deliveries ON alert = id
-WHERE recovered_at IS NOT NULL AND event = 'raised' AND channel = :channel
-"""
-_FORGET = """
-DELETE FROM alert_deliveries WHERE delivered_at IS NULL AND channel = :channel
-AND alert IN (SELECT id FROM alerts WHERE recovered_at < :stale)
-"""
-_DUE = """
-SELECT name, subject, value, threshold, sentence, todo, raised_at, recovered_at, ending, alert, event, attempts
-FROM alert_deliveries JOIN alerts ON id = alert
-WHERE channel = :channel AND delivered_at IS NULL AND due_at <= :now
-ORDER BY iif(event = 'raised', raised_at, recovered_at), alert
-"""
-_LEND = """
-UPDATE alert_deliveries SET attempts = attempts + 1, due_at = :until
-WHERE channel = :channel AND delivered_at IS NULL AND due_at <= :now
-"""
-_STATES = """
-SELECT
-    channel,
-    max(delivered_at),
-    count(*) FILTER (WHERE delivered_at IS NULL),
-    coalesce(max(attempts) FILTER (WHERE delivered_at IS NULL AND error IS NOT NULL), 0),
-    max(error) FILTER (WHERE delivered_at IS NULL)
-FROM alert_deliveries GROUP BY channel ORDER BY channel
-"""
+_TO_RECALL = _tell(
+    "recovered",
+    _A.recovered_at.is_not(None)
+    & select(_D.alert).where(_D.alert == _A.id, _D.event == "raised", _D.channel == _CHANNEL).exists(),
+)
+_FORGET = delete(alert_deliveries).where(
+    *_WAITS, _D.alert.in_(select(_A.id).where(_A.recovered_at < bindparam("stale")))
+)
+_DUE = (
+    select(*COLUMNS, _D.alert, _D.event, _D.attempts)
+    .join_from(alert_deliveries, alerts, _A.id == _D.alert)
+    .where(*_WAITS, _D.due_at <= _NOW)
+    .order_by(case((_D.event == "raised", _A.raised_at), else_=_A.recovered_at), _D.alert)
+)
+_LEND = (
+    update(alert_deliveries)
+    .where(*_WAITS, _D.due_at <= _NOW)
+    .values(attempts=_D.attempts + 1, due_at=bindparam("until"))
+)
+_UNTOLD = _D.delivered_at.is_(None)
+_STATES = (
+    select(
+        _D.channel,
+        func.max(_D.delivered_at),
+        func.count().filter(_UNTOLD),
+        func.coalesce(func.max(_D.attempts).filter(_UNTOLD, _D.error.is_not(None)), 0),
+        func.max(_D.error).filter(_UNTOLD),
+    )
+    .group_by(_D.channel)
+    .order_by(_D.channel)
+)
+_HASTEN = update(alert_deliveries).where(*_WAITS, _D.error.is_not(None)).values(due_at=_NOW)
+_NOTE = update(alert_deliveries).where(
+    _D.alert == bindparam("number"), _D.event == bindparam("kind"), _D.channel == _CHANNEL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +141,8 @@ def deliver(state: StateDatabase, notifiers: Collection[Notifier], now: datetime
 
 def hasten(state: StateDatabase, channel: str, now: datetime) -> None:
     """Let what a channel did not take be due at once: somebody has just seen that it takes messages again."""
-    with state.transaction() as connection:
-        connection.execute(
-            "UPDATE alert_deliveries SET due_at = ? WHERE channel = ? AND delivered_at IS NULL AND error IS NOT NULL",
-            (now.timestamp(), channel),
-        )
+    at = {"of": channel, "now": state.now(now.timestamp())}
+    state.write(lambda connection: connection.execute(_HASTEN, at))
 
 
 def channel_states(state: StateDatabase) -> dict[str, ChannelState]:
@@ -181,34 +202,31 @@ def _told(event: Event, alert: Alert) -> str:
 
 def _lent(state: StateDatabase, channel: str, now: datetime) -> list[_Due]:
     """Borrow everything that is due for a channel."""
-    bound = {
-        "channel": channel,
-        "now": now.timestamp(),
-        "until": (now + LOAN).timestamp(),
-        "stale": (now - _STALE).timestamp(),
-    }
-    with state.transaction() as connection:
-        for statement in (_TO_TELL, _TO_RECALL, _FORGET):
-            connection.execute(statement, bound)
-        rows = connection.execute(_DUE, bound).fetchall()
-        connection.execute(_LEND, bound)
+    at = state.now(now.timestamp())
+    bound = {"of": channel, "now": at}
+
+    def work(connection: Connection) -> Sequence[Row[Any]]:
+        connection.execute(_TO_TELL, bound)
+        connection.execute(_TO_RECALL, bound)
+        connection.execute(_FORGET, {"of": channel, "stale": at - _STALE.total_seconds()})
+        rows = connection.execute(_DUE, bound).all()
+        connection.execute(_LEND, bound | {"until": at + LOAN.total_seconds()})
+        return rows
+
+    rows = state.write(work)
     return [_Due(of_row(alert), number, event, attempts + 1) for *alert, number, event, attempts in rows]
 
 
 def _note(state: StateDatabase, channel: str, due: Sequence[_Due], error: str | None, now: datetime) -> None:
     """Note what became of a message, and give back what was borrowed."""
-    with state.transaction() as connection:
+    at = state.now(now.timestamp())
+
+    def work(connection: Connection) -> None:
         for one in due:
             pause = min(_FIRST_PAUSE * 2 ** min(one.attempts - 1, 10), _LONGEST_PAUSE)
-            connection.execute(
-                "UPDATE alert_deliveries SET delivered_at = ?, error = ?, due_at = ?"
-                " WHERE alert = ? AND event = ? AND channel = ?",
-                (
-                    now.timestamp() if error is None else None,
-                    error,
-                    (now + pause).timestamp(),
-                    one.number,
-                    one.event,
-                    channel,
-                ),
+            noted = _NOTE.values(
+                delivered_at=at if error is None else None, error=error, due_at=at + pause.total_seconds()
             )
+            connection.execute(noted, {"number": one.number, "kind": one.event, "of": channel})
+
+    state.write(work)

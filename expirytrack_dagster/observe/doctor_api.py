@@ -28,7 +28,7 @@ from expirytrack_dagster.errors import (
     TruncatedResponse,
 )
 from expirytrack_dagster.observe.doctor import PATIENCE, Line, isolated, ok, require_sound_state
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.upstox.ledger import Wait, open_ledger
@@ -98,7 +98,7 @@ def visit(settings: Settings, clock: Clock | None = None) -> Visit:
 
 
 async def _ask(settings: Settings, token: TokenState, clock: Clock) -> Asked:
-    names = tracked(StateDatabase(settings.state, timeout=PATIENCE))
+    names = tracked(open_state(settings, timeout=PATIENCE))
     key = names[0].instrument_key if names else ANYTHING
     ledger = open_ledger(settings, clock)
     taken = ledger.acquire(Call("expiries", key), lease=settings.timeout)

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.observe import store
 from expirytrack_dagster.observe.metrics import catalogue
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,7 +68,7 @@ def serving(settings: Settings) -> Iterator[str | None]:
     if port is None:
         yield None
         return
-    with StateDatabase(settings.state) as state:
+    with open_state(settings) as state:
         try:
             server, thread = start_http_server(port, addr=host, registry=registry_of(state))
         except OSError as error:

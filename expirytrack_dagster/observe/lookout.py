@@ -34,7 +34,7 @@ from expirytrack_dagster.observe.overview import (
 from expirytrack_dagster.processes import is_alive
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.vault import rotation_finding
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox.activity import MINUTE, Activity, activity
 from expirytrack_dagster.upstox.ledger import RequestLedger, open_ledger
 from expirytrack_dagster.upstox.tokens import TokenState, token_state
@@ -151,7 +151,7 @@ class Lookout:
         """Name the sources; nothing is opened yet."""
         self._settings = settings
         self._counted = counted
-        self._state = StateDatabase(settings.state, timeout=max(1.0, settings.lock_timeout))
+        self._state = open_state(settings, timeout=max(1.0, settings.lock_timeout))
         self._clock = _Moment()
         self._ledger: RequestLedger = open_ledger(settings, self._clock)
         self._cells: tuple[CellCounts, ...] = ()
@@ -166,7 +166,7 @@ class Lookout:
             StorageError, StateLocked: the archive or the state database cannot be read.
         """
         now = now.astimezone(UTC)
-        self._clock.at = now.timestamp()
+        self._clock.at = self._state.now(now.timestamp())
         frame = self._counted.cells()
         if frame is not None:
             self._cells = cell_counts(frame)
@@ -175,7 +175,7 @@ class Lookout:
         standings, horizon = self._survey(now)
         token, keys = self._look_at_token(now)
         return Overview(
-            at=now,
+            at=datetime.fromtimestamp(self._clock.at, UTC),
             home=self._settings.home,
             database=self._settings.address.place,
             underlyings=tuple(tracked(self._state)),

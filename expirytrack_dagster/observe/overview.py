@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.collect.tracking import Underlying
     from expirytrack_dagster.observe.alerts import Alert
     from expirytrack_dagster.upstox.activity import Activity
-    from expirytrack_dagster.upstox.ledger import Budget
+    from expirytrack_dagster.upstox.budget import Budget
     from expirytrack_dagster.upstox.tokens import TokenState
 
 _COUNTS = (

@@ -21,7 +21,7 @@ from expirytrack_dagster.observe.deliveries import ChannelState, channel_states
 from expirytrack_dagster.observe.lookout import Lookout, counted_often
 from expirytrack_dagster.quality.outcome import plural
 from expirytrack_dagster.quality.rules import IST
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.activity import settled
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.upstox.tokens import login_command
@@ -68,8 +68,10 @@ def measure(
     Raises:
         StateLocked, StorageError: the state database cannot be read.
     """
-    state = StateDatabase(settings.state)
-    asked = settled(state, open_ledger(settings).all_scopes(), now.timestamp(), 60 * settings.alert_window_minutes)
+    state = open_state(settings)
+    asked = settled(
+        state, open_ledger(settings).all_scopes(), state.now(now.timestamp()), 60 * settings.alert_window_minutes
+    )
     measured: dict[Name, list[Reading]] = {
         "disk_free": disk_free(settings),
         "delivery": delivery(channels, channel_states(state), problem),

@@ -12,14 +12,19 @@ import math
 import os
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Double, bindparam, case, delete, func, insert, select, update
 
 from expirytrack_dagster.observe.metrics import MetricsCollector, metrics
-from expirytrack_dagster.upstox.ledger import Booked, ended_since
+from expirytrack_dagster.state.tables import metered, moment
+from expirytrack_dagster.state.tables import metrics as _METRICS  # noqa: N812 -- a table, beside the function
+from expirytrack_dagster.upstox.budget import Booked, ended_since
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Collection, Iterable
+
+    from sqlalchemy import Connection, Delete, Insert, Row
 
     from expirytrack_dagster.observe.metrics import Reading
     from expirytrack_dagster.state import StateDatabase
@@ -28,6 +33,7 @@ ALIVE_SECONDS = 180.0
 """How long a gauge of a process counts: three saves. A process that was killed saves no zero."""
 
 TOO_FAST = 429
+_ROW = _METRICS.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,17 @@ def save(
     collector = collector or metrics()
     with collector.keeping:
         own = collector.readings()
-        with state.transaction() as connection:
-            rows = _insert(connection, own, run_id, now)
-            for run, readings in _of_ledger(connection, now):
-                rows += _insert(connection, readings, run, now)
-            connection.execute(_FORGET, (now - keep_days * 86_400,))
+
+        def work(connection: Connection) -> int:
+            at = connection.execute(select(moment()), {"now": now}).scalar_one()
+            rows = _insert(connection, own, run_id, at)
+            for run, readings in _of_ledger(connection, at):
+                rows += _insert(connection, readings, run, at)
+            if keep_days < math.inf:
+                connection.execute(_FORGET, {"oldest": at - keep_days * 86_400})
+            return rows
+
+        rows = state.write(work)
         collector.has_kept(own)
     return rows
 
@@ -83,12 +95,13 @@ def latest(state: StateDatabase, names: Collection[str] = (), *, now: float = ma
         names: samples' names, such as `expirytrack_candles_stored_total`.
         now: seconds since the epoch; gauges of processes that were silent for `ALIVE_SECONDS` before it are left out.
     """
-    of_names = "WHERE name IN (SELECT value FROM json_each(:names))" if names else ""
-    rows = state.query(
-        f"{_SELECT} WHERE id IN (SELECT max(id) FROM metrics {of_names} GROUP BY name, labels, pid)"  # noqa: S608 -- ours
-        " AND (pid IS NULL OR saved_at >= :alive) ORDER BY name, labels, id",
-        {"names": json.dumps([*names]), "alive": now - ALIVE_SECONDS if now < math.inf else -math.inf},
-    )
+    newest = select(func.max(_ROW.id)).group_by(_ROW.name, _ROW.labels, _ROW.pid)
+    if names:
+        newest = newest.where(_ROW.name.in_([*names]))
+    wanted = _SELECT.where(_ROW.id.in_(newest)).order_by(_ROW.name, _ROW.labels, _ROW.id)
+    if now < math.inf:
+        wanted = wanted.where(_ROW.pid.is_(None) | (_ROW.saved_at >= state.now(now) - ALIVE_SECONDS))
+    rows = state.query(wanted)
     found: dict[str, list[Sample]] = {name: [] for name in names}
     for row in rows:
         found.setdefault(row[0], []).append(_sample(row))
@@ -97,14 +110,14 @@ def latest(state: StateDatabase, names: Collection[str] = (), *, now: float = ma
 
 def series(state: StateDatabase, name: str, since: float) -> list[Sample]:
     """Return the samples of a name that were saved at this time (seconds since the epoch) or later, oldest first."""
-    rows = state.query(f"{_SELECT} WHERE name = ? AND saved_at >= ? ORDER BY id", (name, since))
+    rows = state.query(_SELECT.where(_ROW.name == name, _ROW.saved_at >= since).order_by(_ROW.id))
     return [_sample(row) for row in rows]
 
 
 def growth(state: StateDatabase, name: str, since: float) -> float:
     """Return by how much the series of a name have grown together since then (seconds since the epoch)."""
-    rows = state.query("SELECT coalesce(sum(added), 0) FROM metrics WHERE name = ? AND saved_at >= ?", (name, since))
-    return float(rows[0][0])
+    grown = select(func.coalesce(func.sum(_ROW.added), 0.0)).where(_ROW.name == name, _ROW.saved_at >= since)
+    return float(state.query(grown)[0][0])
 
 
 def quantile(state: StateDatabase, histogram: str, share: float, since: float) -> float | None:
@@ -119,11 +132,11 @@ def quantile(state: StateDatabase, histogram: str, share: float, since: float) -
     return min(bound for bound, count in grown.items() if count >= share * total) if total else None
 
 
-def _insert(connection: sqlite3.Connection, readings: Iterable[Reading], run_id: str | None, now: float) -> int:
+def _insert(connection: Connection, readings: Iterable[Reading], run_id: str | None, now: float) -> int:
     rows = [
         {
-            "at": now,
-            "run": run_id,
+            "saved_at": now,
+            "run_id": run_id,
             "pid": os.getpid() if reading.of_process else None,
             "name": reading.name,
             "labels": json.dumps(dict(reading.labels), separators=(",", ":")),
@@ -132,15 +145,16 @@ def _insert(connection: sqlite3.Connection, readings: Iterable[Reading], run_id:
         }
         for reading in readings
     ]
-    connection.executemany(_INSERT, rows)
+    for row in rows:
+        connection.execute(_INSERT, row)
     return len(rows)
 
 
-def _of_ledger(connection: sqlite3.Connection, now: float) -> Iterable[tuple[str | None, list[Reading]]]:
+def _of_ledger(connection: Connection, now: float) -> Iterable[tuple[str | None, list[Reading]]]:
     """Yield, run by run, what the requests that have ended since the last save add."""
-    upto, under_way = connection.execute("SELECT upto, open FROM metered").fetchone()
+    upto, under_way = connection.execute(select(metered)).one()
     booked, seen, still = ended_since(connection, upto, json.loads(under_way), now)
-    connection.execute("UPDATE metered SET upto = ?, open = ?", (seen, json.dumps(still)))
+    connection.execute(update(metered).values(upto=seen, open=json.dumps(still)))
     by_run: dict[str | None, list[Booked]] = defaultdict(list)
     for request in booked:
         by_run[request.run_id].append(request)
@@ -163,19 +177,25 @@ def _counted(requests: Iterable[Booked]) -> list[Reading]:
     return counted.readings()
 
 
-def _sample(row: tuple[object, ...]) -> Sample:
+def _sample(row: Row[Any]) -> Sample:
     name, labels, *rest = row
-    return Sample(str(name), json.loads(str(labels)), *rest)  # type: ignore[arg-type]
+    return Sample(name, json.loads(labels), *rest)
 
 
-_INSERT = """
-INSERT INTO metrics (saved_at, run_id, pid, name, labels, value, added)
-VALUES (:at, :run, :pid, :name, :labels, :value + iif(:added IS NULL, 0, coalesce(
-    (SELECT value FROM metrics WHERE name = :name AND labels = :labels ORDER BY id DESC LIMIT 1), 0)), :added)
-"""
-_FORGET = """
-DELETE FROM metrics WHERE saved_at < ? AND (pid IS NOT NULL OR EXISTS (
-    SELECT 1 FROM metrics AS newer
-    WHERE newer.name = metrics.name AND newer.labels = metrics.labels AND newer.id > metrics.id))
-"""
-_SELECT = "SELECT name, labels, value, added, saved_at, run_id, pid FROM metrics"
+def _statements() -> tuple[Insert, Delete]:
+    """Return what keeps a sample, added to the last one of its series, and what forgets old ones but a series' last."""
+    series = (_ROW.name == bindparam("name"), _ROW.labels == bindparam("labels"))
+    last = select(_ROW.value).where(*series).order_by(_ROW.id.desc()).limit(1).scalar_subquery()
+    added, value = bindparam("added", type_=Double), bindparam("value", type_=Double)
+    worth = case((added.is_(None), value), else_=value + func.coalesce(last, 0.0))
+    given = ("saved_at", "run_id", "pid", "name", "labels")
+    columns = [bindparam(name, type_=_ROW[name].type) for name in given]
+    keep = insert(_METRICS).from_select([*given, "value", "added"], select(*columns, worth, added))
+    newer = _METRICS.alias()
+    follows = (newer.c.name == _ROW.name, newer.c.labels == _ROW.labels, newer.c.id > _ROW.id)
+    is_followed = select(newer.c.id).where(*follows).exists()
+    return keep, delete(_METRICS).where(_ROW.saved_at < bindparam("oldest"), _ROW.pid.is_not(None) | is_followed)
+
+
+_INSERT, _FORGET = _statements()
+_SELECT = select(_ROW.name, _ROW.labels, _ROW.value, _ROW.added, _ROW.saved_at, _ROW.run_id, _ROW.pid)

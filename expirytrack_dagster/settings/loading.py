@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
-from expirytrack_dagster import address
+from expirytrack_dagster import address, state_address
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings.model import ELSEWHERE, PREFIX, PROFILES, Settings
 from expirytrack_dagster.settings.values import allowed, is_path, is_secret
@@ -177,6 +177,8 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         return address.anchored(value, folder)
     if key == "data_path" and isinstance(value, str) and "://" not in value and not value.startswith("~"):
         return str(folder / value)
+    if key == "state" and isinstance(value, str):
+        return state_address.anchored(value, folder)
     about = Settings.model_fields.get(key)
     if about is None or not is_path(about) or not isinstance(value, str) or value.startswith("~"):
         return value
@@ -220,7 +222,8 @@ def _complaint(error: Any, layers: list[Layer]) -> str:
     key = str(error["loc"][0])
     about = Settings.model_fields[key]
     source = _source_of(key, layers) or layers[0]
-    value = "" if is_secret(about) else f" ({address.without_password(repr(source.values[key]))})"
+    told = state_address.without_passwords(address.without_password(repr(source.values[key])))
+    value = "" if is_secret(about) else f" ({told})"
     own = error["type"] == "value_error"  # raised by a check of ours, whose sentence says it all
     wrong = error["msg"].removeprefix("Value error, ") if own else f"use {allowed(about)}"
     return f"{source.name_of(key)}{value}{source.place}: {wrong}."

@@ -32,6 +32,8 @@ from expirytrack_dagster.settings.values import (
     parse_pins,
     parse_rate_limits,
 )
+from expirytrack_dagster.state_address import FORMS as STATE_FORMS
+from expirytrack_dagster.state_address import StateAddress, parse_state_address
 
 PREFIX = "EXPIRYTRACK_"
 UPSTOX_INSTRUMENTS_URL = "https://assets.upstox.com/market-quote/instruments/exchange/complete.json.gz"
@@ -96,6 +98,11 @@ class Settings(BaseModel):
     )
     snapshot_days: float = Field(
         30.0, gt=0, le=36_500, description="Days for which a lake keeps what it was, to be asked with --snapshot."
+    )
+    state: Annotated[StateAddress | None, BeforeValidator(parse_state_address), Allowed(STATE_FORMS)] = Field(
+        None,
+        description="Where the state database is: sqlite:PATH, or postgresql://USER@HOST:PORT/DATABASE where several "
+        "hosts share it; state.sqlite below home if unset.",
     )
     api_url: Annotated[str, AfterValidator(check_api_url), Allowed(f"an address such as {UPSTOX_API_URL}")] = Field(
         UPSTOX_API_URL, description="Address of the API; plain http is for this machine alone."
@@ -350,9 +357,9 @@ class Settings(BaseModel):
         return self.warehouse or standard("duckdb", self.home)
 
     @property
-    def state(self) -> Path:
-        """The SQLite state database."""
-        return self.home / "state.sqlite"
+    def state_address(self) -> StateAddress:
+        """Where the state database is."""
+        return self.state or StateAddress.of_file(self.home / "state.sqlite")
 
     @property
     def answers(self) -> Path:

@@ -6,45 +6,44 @@ index of the windows, so that a look costs the requests of the last half hour an
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, func, select
+
+from expirytrack_dagster.state.tables import requests
+from expirytrack_dagster.upstox.scopes import COUNTS_AT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Row
 
     from expirytrack_dagster.state import StateDatabase
 
 MINUTE = 60
 HALF_HOUR = 1800.0
 
-_ANSWERED = """
-SELECT counted_at, coalesce(rows, 0), endpoint = 'candles', latency, coalesce(run_id, '')
-FROM requests
-WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :since
-AND counted_at <= :now
-"""
-_UNDER_WAY = """
-SELECT count(*) FROM requests
-WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :now
-AND outcome IS NULL AND started_at <= :now
-"""
-_FAILED = """
-SELECT coalesce(counted_at, started_at), outcome, status, error_code, endpoint
-FROM requests
-WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :since
-AND outcome NOT IN ('ok', 'abandoned')
-"""
-
-
-_SETTLED = """
-SELECT outcome, status, error_code, latency FROM requests
-WHERE scope IN (SELECT value FROM json_each(:scopes)) AND coalesce(counted_at, lease_until) > :since
-AND outcome IS NOT NULL AND started_at <= :now
-"""
+_ROW = requests.c
+_SCOPES = _ROW.scope.in_(bindparam("scopes", expanding=True))
+_SINCE, _NOW = bindparam("since") < COUNTS_AT, bindparam("now")
+_ANSWERED = select(
+    _ROW.counted_at,
+    func.coalesce(_ROW.rows, 0),
+    _ROW.endpoint == "candles",
+    _ROW.latency,
+    func.coalesce(_ROW.run_id, ""),
+).where(_SCOPES, _SINCE, _ROW.counted_at <= _NOW)
+_UNDER_WAY = select(func.count()).where(_SCOPES, COUNTS_AT > _NOW, _ROW.outcome.is_(None), _ROW.started_at <= _NOW)
+_FAILED = select(
+    func.coalesce(_ROW.counted_at, _ROW.started_at), _ROW.outcome, _ROW.status, _ROW.error_code, _ROW.endpoint
+).where(_SCOPES, _SINCE, _ROW.outcome.not_in(("ok", "abandoned")))
+_SETTLED = select(_ROW.outcome, _ROW.status, _ROW.error_code, _ROW.latency).where(
+    _SCOPES, _SINCE, _ROW.outcome.is_not(None), _ROW.started_at <= _NOW
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Activity:
 
 def activity(state: StateDatabase, scopes: Sequence[str], now: float) -> Activity:
     """Look back from `now` (seconds since the epoch) at the requests of these scopes; takes no lock."""
-    bound = {"scopes": json.dumps(list(scopes)), "now": now, "since": now - MINUTE}
+    bound = {"scopes": [*scopes], "now": now, "since": now - MINUTE}
     answers, candles, by_run = [0] * MINUTE, 0, dict[str, int]()
     latencies = []
     for counted_at, rows, of_candles, latency, run_id in state.query(_ANSWERED, bound):
@@ -96,9 +95,9 @@ def activity(state: StateDatabase, scopes: Sequence[str], now: float) -> Activit
         candles=candles,
         latency=_share(latencies, 0.5),
         slowest=_share(latencies, 0.95),
-        under_way=state.query(_UNDER_WAY, bound)[0][0],
+        under_way=state.query(_UNDER_WAY, {"scopes": [*scopes], "now": now})[0][0],
         by_run=by_run,
-        failures=_failures(state.query(_FAILED, bound | {"since": now - HALF_HOUR})),
+        failures=_failures(state.query(_FAILED, {"scopes": [*scopes], "since": now - HALF_HOUR})),
     )
 
 
@@ -118,7 +117,7 @@ class Settled:
 
 def settled(state: StateDatabase, scopes: Sequence[str], now: float, seconds: float) -> Settled:
     """Look back from `now` (seconds since the epoch) at the requests of these scopes; takes no lock."""
-    bound = {"scopes": json.dumps(list(scopes)), "now": now, "since": now - seconds}
+    bound = {"scopes": [*scopes], "now": now, "since": now - seconds}
     rows = [row for row in state.query(_SETTLED, bound) if row[0] != "abandoned"]
     kinds = Counter(_named(outcome, status, code) for outcome, status, code, _ in rows if outcome != "ok")
     latencies = sorted(latency for *_, latency in rows if latency is not None)
@@ -126,7 +125,7 @@ def settled(state: StateDatabase, scopes: Sequence[str], now: float, seconds: fl
     return Settled(len(rows), kinds.total(), _share(latencies, 0.95), mostly)
 
 
-def _failures(rows: list[tuple[float, str, int | None, str | None, str]]) -> tuple[Failure, ...]:
+def _failures(rows: Sequence[Row[Any]]) -> tuple[Failure, ...]:
     each = sorted(
         (Failure(_named(outcome, status, code), endpoint, 1, at) for at, outcome, status, code, endpoint in rows),
         key=attrgetter("what", "endpoint"),

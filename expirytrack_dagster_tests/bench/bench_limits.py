@@ -26,6 +26,7 @@ from expirytrack_dagster_tests.bench.load import (
     split,
     start,
 )
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,4 +77,4 @@ def _ask(limits: str, requests: int, *, killed: bool) -> Seen:
 
 def _answered(state: StateDatabase) -> int:
     """Return the requests whose answers the clients have; what was lost in a kill is asked again."""
-    return int(state.query("SELECT count(*) FROM requests WHERE outcome = 'ok'")[0][0])
+    return int(state.query(sql("SELECT count(*) FROM requests WHERE outcome = 'ok'"))[0][0])

@@ -19,6 +19,7 @@ from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.e2e.served import RUN, Ui, serving, track
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,10 +165,10 @@ def test_runs_and_the_daemon_leave_figures_and_lines(ui: Ui, run_id: str) -> Non
     """What a process of its own counted and logged is in the home's table and file, as the ledger has it."""
     with StateDatabase(ui.home / "state.sqlite") as state:
         counted = state.query(
-            "SELECT sum(added) FROM metrics WHERE run_id = ? AND name = 'expirytrack_api_calls_total'", (run_id,)
+            sql("SELECT sum(added) FROM metrics WHERE run_id = ? AND name = 'expirytrack_api_calls_total'", run_id)
         )
-        assert counted == state.query("SELECT count(*) FROM requests WHERE run_id = ?", (run_id,))
-        assert state.query("SELECT count(*) > 0 FROM metrics WHERE run_id IS NULL AND pid IS NOT NULL") == [(1,)]
+        assert counted == state.query(sql("SELECT count(*) FROM requests WHERE run_id = ?", run_id))
+        assert state.query(sql("SELECT count(*) > 0 FROM metrics WHERE run_id IS NULL AND pid IS NOT NULL")) == [(1,)]
     lines = [json.loads(line) for line in (ui.home / "logs" / FILE).read_text(encoding="utf-8").splitlines()]
     own = [line for line in lines if line.get("run") == run_id]
     assert {"httpx", "dagster", "expirytrack_dagster.observe.recorder"} <= {line["logger"] for line in own}

@@ -25,6 +25,7 @@ from expirytrack_dagster.servers import this_program
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.migrate import migrations
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ def test_the_first_version_s_home_goes_on(home: Path, then: Path, run: Command, 
     assert code == 0
     assert set(candles(home)) > set(stored)
     assert run("verify")[0] == 0
-    counted = StateDatabase(home / "state.sqlite").query("SELECT count(*) FROM requests")
+    counted = StateDatabase(home / "state.sqlite").query(sql("SELECT count(*) FROM requests"))
     assert counted == [(len(upstox.requests()),)]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from expirytrack_dagster.errors import DatabaseCorrupt, DiskFull, SchemaTooNew, StateLocked, StorageError
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,24 +31,24 @@ def write(state: StateDatabase, *statements: tuple[str, ...]) -> None:
     """Run statements in one transaction."""
     with state.transaction() as connection:
         for sql, *parameters in statements:
-            connection.execute(sql, parameters)
+            connection.execute(sql(sql, *parameters))
 
 
 def test_first_use_creates_folder_tables_and_wal(state: StateDatabase) -> None:
     """The first query creates the file with every table, in WAL mode."""
-    tables = {name for (name,) in state.query("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    tables = {name for (name,) in state.query(sql("SELECT name FROM sqlite_master WHERE type = 'table'"))}
     assert {"requests", "cooldowns", "underlyings", "learned"} <= tables
-    assert state.query("PRAGMA journal_mode") == [("wal",)]
-    assert state.query("PRAGMA foreign_keys") == [(1,)]
+    assert state.query(sql("PRAGMA journal_mode")) == [("wal",)]
+    assert state.query(sql("PRAGMA foreign_keys")) == [(1,)]
 
 
 def test_transaction_commits_or_rolls_back(state: StateDatabase) -> None:
     """What a block wrote stays if it ends well, and goes if it raises; a defect in the SQL stays as it is."""
     with state.transaction() as connection:
-        connection.execute(TRACK, ("NIFTY", "NSE_INDEX|Nifty 50"))
+        connection.execute(sql(TRACK, "NIFTY", "NSE_INDEX|Nifty 50"))
     with pytest.raises(sqlite3.IntegrityError):
         write(state, (TRACK, "SENSEX", "BSE_INDEX|SENSEX"), (TRACK, "OTHER", "BSE_INDEX|SENSEX"))
-    assert state.query("SELECT symbol FROM underlyings") == [("NIFTY",)]
+    assert state.query(sql("SELECT symbol FROM underlyings")) == [("NIFTY",)]
 
 
 def test_each_thread_has_a_connection_of_its_own(state: StateDatabase) -> None:
@@ -56,31 +57,31 @@ def test_each_thread_has_a_connection_of_its_own(state: StateDatabase) -> None:
     def insert(number: int) -> None:
         for step in range(20):
             with state.transaction() as connection:
-                connection.execute("INSERT INTO learned VALUES (?, '', 0)", (f"{number}-{step}",))
+                connection.execute(sql("INSERT INTO learned VALUES (?, '', 0)", f"{number}-{step}"))
 
     threads = [threading.Thread(target=insert, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert state.query("SELECT count(*) FROM learned") == [(80,)]
+    assert state.query(sql("SELECT count(*) FROM learned")) == [(80,)]
     state.close()
-    assert state.query("SELECT count(*) FROM learned") == [(80,)]
+    assert state.query(sql("SELECT count(*) FROM learned")) == [(80,)]
 
 
 def test_handle_survives_pickling(state: StateDatabase) -> None:
     """A handle sent to another process opens the same file."""
     with state.transaction() as connection:
-        connection.execute(TRACK, ("NIFTY", "NSE_INDEX|Nifty 50"))
+        connection.execute(sql(TRACK, "NIFTY", "NSE_INDEX|Nifty 50"))
     with pickle.loads(pickle.dumps(state)) as copy:  # noqa: S301  our own bytes of this very line
-        assert copy.query("SELECT symbol FROM underlyings") == [("NIFTY",)]
+        assert copy.query(sql("SELECT symbol FROM underlyings")) == [("NIFTY",)]
 
 
 def test_lock_of_another_program_is_named(tmp_path: Path) -> None:
     """Waiting for another transaction ends in StateLocked with the path."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as holder, StateDatabase(path, timeout=0.05) as waiter:
-        waiter.query("SELECT 1")
+        waiter.query(sql("SELECT 1"))
         with holder.transaction(), pytest.raises(StateLocked, match=r"state\.sqlite"), waiter.transaction():
             pass
 
@@ -96,9 +97,9 @@ def test_damaged_file_is_kept_and_replaced(tmp_path: Path, damage: bytes, caplog
     path = tmp_path / "state.sqlite"
     path.write_bytes(damage)
     with StateDatabase(path) as state:
-        assert state.query("SELECT count(*) FROM underlyings") == [(0,)]
+        assert state.query(sql("SELECT count(*) FROM underlyings")) == [(0,)]
         (copy,) = copies(path)
-        assert state.query("SELECT kept_as, lost_at > 1e9 FROM losses") == [(copy.name, 1)]
+        assert state.query(sql("SELECT kept_as, lost_at > 1e9 FROM losses")) == [(copy.name, 1)]
     assert copy.read_bytes() == damage
     assert copy.name in caplog.text
     assert sorted(left.name for left in tmp_path.iterdir()) == sorted([path.name, f"{path.name}.lock", copy.name])
@@ -107,9 +108,9 @@ def test_damaged_file_is_kept_and_replaced(tmp_path: Path, damage: bytes, caplog
 def damage_table(path: Path, table: str) -> None:
     """Overwrite the root page of a table or index, as a failing disk might."""
     with StateDatabase(path) as state:
-        page = state.query("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))[0][0]
-        size = state.query("PRAGMA page_size")[0][0]
-        state.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = state.query(sql("SELECT rootpage FROM sqlite_master WHERE name = ?", table))[0][0]
+        size = state.query(sql("PRAGMA page_size"))[0][0]
+        state.query(sql("PRAGMA wal_checkpoint(TRUNCATE)"))
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xee" * size)
@@ -121,41 +122,41 @@ def test_tracked_underlyings_are_saved_from_a_damaged_file(tmp_path: Path) -> No
     with StateDatabase(path) as state, StateDatabase(path) as other:
         write(state, (TRACK, "NIFTY", "NSE_INDEX|Nifty 50"), (TRACK, "SENSEX", "BSE_INDEX|SENSEX"))
         state.close()
-        other.query("SELECT 1")
+        other.query(sql("SELECT 1"))
         damage_table(path, "cooldowns")
-        assert state.query("SELECT * FROM cooldowns") == []
+        assert state.query(sql("SELECT * FROM cooldowns")) == []
         assert len(copies(path)) == 1
         for handle in (state, other):
-            assert handle.query("SELECT symbol FROM underlyings ORDER BY 1") == [("NIFTY",), ("SENSEX",)]
+            assert handle.query(sql("SELECT symbol FROM underlyings ORDER BY 1")) == [("NIFTY",), ("SENSEX",)]
         write(other, (TRACK, "BANKNIFTY", "NSE_INDEX|Nifty Bank"))
-        assert state.query("SELECT count(*) FROM underlyings") == [(3,)]
+        assert state.query(sql("SELECT count(*) FROM underlyings")) == [(3,)]
 
 
 def test_damage_inside_a_transaction_is_named_and_the_next_one_works(tmp_path: Path) -> None:
     """The block cannot be repeated for its caller, so DatabaseCorrupt says to run again."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as state:
-        state.query("SELECT 1")
+        state.query(sql("SELECT 1"))
     damage_table(path, "learned")
     with StateDatabase(path) as state:
         with pytest.raises(DatabaseCorrupt, match="replaced"), state.transaction() as connection:
-            connection.execute("INSERT INTO learned VALUES ('x', '', 0)")
+            connection.execute(sql("INSERT INTO learned VALUES ('x', '', 0)"))
         write(state, ("INSERT INTO learned VALUES ('x', '', 0)",))
-        assert state.query("SELECT name FROM learned") == [("x",)]
+        assert state.query(sql("SELECT name FROM learned")) == [("x",)]
 
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     """A file of a later version is not touched."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as state:
-        state.query("PRAGMA user_version = 999")
+        state.query(sql("PRAGMA user_version = 999"))
     with StateDatabase(path) as state, pytest.raises(SchemaTooNew, match="999"):
-        state.query("SELECT 1")
+        state.query(sql("SELECT 1"))
 
 
 def test_full_disk_is_named(state: StateDatabase) -> None:
     """SQLite's own page limit stands for a full disk."""
-    state.query("SELECT 1")
+    state.query(sql("SELECT 1"))
     with pytest.raises(DiskFull):
         write(state, ("PRAGMA max_page_count = 1",), ("INSERT INTO learned VALUES ('x', ?, 0)", "x" * 1_000_000))
 
@@ -164,4 +165,4 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A file where the folder should be is a storage error with the path."""
     (tmp_path / "file").write_text("")
     with StateDatabase(tmp_path / "file" / "state.sqlite") as state, pytest.raises(StorageError, match="cannot be"):
-        state.query("SELECT 1")
+        state.query(sql("SELECT 1"))

@@ -10,8 +10,9 @@ import pytest
 
 from expirytrack_dagster.collect.horizon import listings
 from expirytrack_dagster.quality.rules import IST
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, india, token_until
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,13 +87,15 @@ def test_three_nights(machine: Callable[..., Machine], monkeypatch: pytest.Monke
     assert house.failures[len(done) - sum(done) :] == []
     assert "Nothing is due" in str(skipped.skip_message)
     assert _cells(house, since) == ["2024-10-16|BANKNIFTY", "2024-10-18|SENSEX", "2024-10-17|NIFTY"]
-    gone = {str(listing.expiry) for listing in listings(StateDatabase(house.settings.state)) if listing.gone}
+    gone = {str(listing.expiry) for listing in listings(open_state(house.settings)) if listing.gone}
     assert gone == {"2024-10-03", "2024-10-04", "2024-10-09"}
 
     assert _open_cells(house) == set()
-    twice = StateDatabase(house.settings.state).query(
-        "SELECT endpoint, target, params FROM requests WHERE outcome = 'ok' AND endpoint <> 'expiries'"
-        " GROUP BY 1, 2, 3 HAVING count(*) > 1"
+    twice = open_state(house.settings).query(
+        sql(
+            "SELECT endpoint, target, params FROM requests WHERE outcome = 'ok' AND endpoint <> 'expiries'"
+            " GROUP BY 1, 2, 3 HAVING count(*) > 1"
+        )
     )
     assert twice == []
     assert datetime.fromtimestamp(CLOCK.now(), IST) - india(11, 20, 5) > timedelta(days=8)

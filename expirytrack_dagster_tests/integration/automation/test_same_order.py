@@ -14,7 +14,7 @@ from expirytrack_dagster.instance import open_instance
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 
 MARKET = SyntheticMarket(strikes=1, days=1, today=date(2024, 10, 11))
 SYMBOLS = ["NIFTY", "SENSEX"]
@@ -38,7 +38,7 @@ def test_collect_follows_the_horizon(monkeypatch: pytest.MonkeyPatch, *, rolling
             for symbol in SYMBOLS:
                 track(settings, instance, symbol)
             if rolling:
-                record_list(StateDatabase(settings.state), "NIFTY", [date(2024, 10, 2)], now - timedelta(days=1))
+                record_list(open_state(settings), "NIFTY", [date(2024, 10, 2)], now - timedelta(days=1))
             told: list[str] = []
             outcome = Backfill(settings, instance, ProgressBars(), tell=told.append).collect(SYMBOLS, [])
         asked = [entry.path for entry in upstox.requests() if entry.endpoint == "option_contracts"]

@@ -11,7 +11,7 @@ import pytest
 from expirytrack_dagster.collect.horizon import record_list
 from expirytrack_dagster.observe.alerts import standing
 from expirytrack_dagster.sandbox.switches import Fault
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, QUIET, india, token_until
 
@@ -151,7 +151,7 @@ def test_the_token_is_watched(machine: Callable[..., Machine], monkeypatch: pyte
 def test_what_is_about_to_leave_is_told(machine: Callable[..., Machine]) -> None:
     """Coverage counts real cells; its check names what leaves the list incomplete, and each such cell is an alert."""
     house = machine(india(11, 9, 5), ["NIFTY", "SENSEX"], TOKEN)
-    record_list(StateDatabase(house.settings.state), "NIFTY", [date(2024, 10, 2)], india(11, 8) - timedelta(days=1))
+    record_list(open_state(house.settings), "NIFTY", [date(2024, 10, 2)], india(11, 8) - timedelta(days=1))
     house.schedule("discovery")
     result = materialized(house, "coverage", "collection_plan")
     assert result.success
@@ -169,7 +169,7 @@ def test_what_is_about_to_leave_is_told(machine: Callable[..., Machine]) -> None
     table = check.metadata["leaving"].value
     assert "expirytrack collect NIFTY --expiry 2024-10-03" in str(table.records[0].data["what_to_do"])  # type: ignore[union-attr]
     house.sensor("alerts")
-    told = [alert for alert in standing(StateDatabase(house.settings.state)) if alert.name == "horizon"]
+    told = [alert for alert in standing(open_state(house.settings)) if alert.name == "horizon"]
     assert [alert.subject for alert in told] == ["NIFTY 2024-10-03", "SENSEX 2024-10-04", "NIFTY 2024-10-10"]
     assert told[0].todo == "Run: expirytrack collect NIFTY --expiry 2024-10-03"
 

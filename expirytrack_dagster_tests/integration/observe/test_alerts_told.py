@@ -17,7 +17,7 @@ from expirytrack_dagster.observe.alerts import recent, standing
 from expirytrack_dagster.observe.deliveries import channel_states
 from expirytrack_dagster.resources import UpstoxResource
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster_tests.integration.observe.conftest import PASSWORD
@@ -131,7 +131,7 @@ def test_an_alert_is_told_and_recovers_in_every_channel(
         assert "Since 12:02 IST on 01 September 2025" in first
         assert f"OVER: {over}" in second
     assert "secret" not in caplog.text
-    assert [alert.name for alert in recent(StateDatabase(load_settings().state), 9)] == ["failure_rate"]
+    assert [alert.name for alert in recent(open_state(load_settings()), 9)] == ["failure_rate"]
 
 
 def test_a_channel_that_fails_is_told_by_the_others(
@@ -145,7 +145,7 @@ def test_a_channel_that_fails_is_told_by_the_others(
     for _ in range(5):
         tick()
     assert hook.answers == []
-    state = StateDatabase(load_settings().state)
+    state = open_state(load_settings())
     assert [(alert.name, alert.subject) for alert in standing(state)] == [
         ("failure_rate", "requests"),
         ("delivery", "webhook"),
@@ -170,7 +170,7 @@ def test_a_tick_without_a_state_database_says_so(monkeypatch: pytest.MonkeyPatch
     """The sensor fails nobody: what cannot be read is said, and looked at again."""
     settings = load_settings()
     monkeypatch.setenv("EXPIRYTRACK_LOCK_TIMEOUT", "0")
-    with StateDatabase(settings.state).transaction():
+    with open_state(settings).transaction():
         monkeypatch.setattr(
             "expirytrack_dagster.resources.UpstoxResource.state", lambda _: StateDatabase(settings.state, timeout=0.1)
         )

@@ -31,11 +31,12 @@ from expirytrack_dagster.sandbox.switches import Fault
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.integration.observe.conftest import closed_port
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,9 +157,9 @@ def test_a_damaged_state_database_is_told_and_not_touched(home: Path, upstox: Ru
     """Nothing opens it for writing, which would replace it; and nothing is asked, because nobody could count that."""
     settings = load_settings()
     only(doctor.state_database(settings), "ok", "no state.sqlite")
-    tracking.track(StateDatabase(settings.state), "NIFTY", "NSE_INDEX|Nifty 50")
+    tracking.track(open_state(settings), "NIFTY", "NSE_INDEX|Nifty 50")
     only(doctor.state_database(settings), "ok", "sound")
-    StateDatabase(settings.state).close()
+    open_state(settings).close()
     with sqlite3.connect(settings.state) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -226,7 +227,7 @@ def test_all_is_well_for_one_request(upstox: Running) -> None:
     assert set(verdicts(visited.lines).values()) == {"ok"}
     assert visited.requests == 1
     assert len(upstox.requests()) == 1
-    ((endpoint, outcome),) = StateDatabase(load_settings().state).query("SELECT endpoint, outcome FROM requests")
+    ((endpoint, outcome),) = open_state(load_settings()).query(sql("SELECT endpoint, outcome FROM requests"))
     assert (endpoint, outcome) == ("expiries", "ok")
 
 

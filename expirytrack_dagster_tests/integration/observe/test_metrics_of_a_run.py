@@ -25,10 +25,11 @@ from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.switches import Fault, Switches
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.warehouse.connection import open_warehouse
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collected]:
             assert outcome.exit_code == 0, outcome.errors
             job = build_defs().resolve_implicit_global_asset_job_def()
             assert job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("coverage")]).success
-        state = cleaned.enter_context(StateDatabase(settings.state))
+        state = cleaned.enter_context(open_state(settings))
         logs.end()
         yield Collected(settings, state, upstox.requests(), began)
 
@@ -92,14 +93,14 @@ def test_requests_are_those_of_the_ledger_and_of_the_api(collected: Collected) -
     counted = {
         (one.labels["endpoint"], one.labels["status"]): one.value for one in store.latest(collected.state, [name])[name]
     }
-    booked = collected.state.query("SELECT endpoint, status, count(*) FROM requests GROUP BY 1, 2")
+    booked = collected.state.query(sql("SELECT endpoint, status, count(*) FROM requests GROUP BY 1, 2"))
     assert counted == {(endpoint, str(status)): number for endpoint, status, number in booked}
     seen = [(entry.endpoint, str(entry.status)) for entry in collected.requests]
     assert counted == {one: seen.count(one) for one in set(seen)}
     assert counted["candles", "429"] == 1
     assert counted["candles", "503"] == 2
-    by_run = collected.state.query("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", (name,))
-    assert dict(by_run) == dict(collected.state.query("SELECT run_id, count(*) FROM requests GROUP BY 1"))
+    by_run = collected.state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", name))
+    assert dict(by_run) == dict(collected.state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1")))
 
 
 def test_candles_are_those_of_the_archive(collected: Collected) -> None:
@@ -154,7 +155,7 @@ def test_gauges_follow_the_work(collected: Collected) -> None:
 
 def test_response_times_lie_where_the_api_puts_them(collected: Collected) -> None:
     """As many as answers; none faster than the sandbox, and the quantile is a bound of a bucket that says so."""
-    answered = collected.state.query("SELECT count(*) FROM requests WHERE latency IS NOT NULL")[0][0]
+    answered = collected.state.query(sql("SELECT count(*) FROM requests WHERE latency IS NOT NULL"))[0][0]
     assert store.growth(collected.state, f"{PREFIX}api_response_seconds_count", collected.began) == answered
     p95 = store.quantile(collected.state, f"{PREFIX}api_response_seconds", 0.95, collected.began)
     assert p95 is not None
@@ -167,7 +168,9 @@ def test_log_lines_say_whose_they_are(collected: Collected) -> None:
     lines = [json.loads(line) for line in read(collected.settings.home)]
     asked = [line for line in lines if line["logger"] == "httpx" and "/historical-candle/" in line["message"]]
     assert len(asked) == sum(entry.endpoint == "candles" for entry in collected.requests)
-    runs = {run for (run,) in collected.state.query("SELECT DISTINCT run_id FROM requests WHERE endpoint = 'candles'")}
+    runs = {
+        run for (run,) in collected.state.query(sql("SELECT DISTINCT run_id FROM requests WHERE endpoint = 'candles'"))
+    }
     assert {line["run"] for line in asked} == runs
     assert {line["cell"] for line in asked} == {f"NIFTY {EXPIRY}"}
     assert all(line["contract"].replace("|", "%7C") in line["message"] for line in asked)
@@ -186,7 +189,7 @@ def test_a_killed_process_loses_no_request(collected: Collected) -> None:
         store.save(collected.state, None, time.time())
     assert collected.value(f"{PREFIX}api_calls_total", endpoint="profile", status="none") == 1
     total = sum(one.value for one in store.latest(collected.state, ["expirytrack_api_calls_total"]).popitem()[1])
-    assert total == collected.state.query("SELECT count(*) FROM requests")[0][0]
+    assert total == collected.state.query(sql("SELECT count(*) FROM requests"))[0][0]
 
 
 def read(home: Path) -> list[str]:

@@ -44,6 +44,7 @@ from expirytrack_dagster.upstox.client import Candles, UpstoxClient
 from expirytrack_dagster.upstox.coordinator import Coordinator
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
 from expirytrack_dagster.upstox.tokens import open_store
+from expirytrack_dagster_tests.statements import sql
 
 RECORDED = Path(__file__).parents[4] / "shared" / "realdata" / "upstox_recorded"
 NIFTY, OPTION, DAY = "NSE_INDEX|Nifty 50", "NSE_FO|71706|28-08-2025", date(2025, 8, 28)
@@ -191,7 +192,7 @@ class Setup:
 
     def rows(self, columns: str = "attempt, status, outcome") -> list[tuple[Any, ...]]:
         """Return the ledger's rows."""
-        return self.state.query(f"SELECT {columns} FROM requests ORDER BY id")  # noqa: S608  columns of these tests
+        return self.state.query(sql(f"SELECT {columns} FROM requests ORDER BY id"))  # noqa: S608  columns of these tests
 
 
 @pytest.fixture
@@ -287,7 +288,7 @@ def test_passing_faults_are_tried_again(
     with pytest.raises(kind):
         setup.run(expiries)
     assert len(setup.rows()) == 3 + 4
-    assert setup.state.query("SELECT count(*) FROM requests WHERE outcome IS NULL") == [(0,)]
+    assert setup.state.query(sql("SELECT count(*) FROM requests WHERE outcome IS NULL")) == [(0,)]
 
 
 def test_each_wait_is_longer_by_the_factor(setup: Setup, server: _Server) -> None:

@@ -34,6 +34,7 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call
 from expirytrack_dagster.upstox.client import UpstoxClient
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -96,7 +97,7 @@ class Setup:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return try, status and outcome of every request."""
-        return self.state.query("SELECT attempt, status, outcome FROM requests ORDER BY id")
+        return self.state.query(sql("SELECT attempt, status, outcome FROM requests ORDER BY id"))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from expirytrack_dagster.settings import parse_rate_limits
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
+from expirytrack_dagster_tests.statements import sql
 
 path, limits, count, latency = sys.argv[1], parse_rate_limits(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 ledger = RequestLedger(StateDatabase(Path(path)), limits)
@@ -70,7 +71,7 @@ def test_four_processes_never_exceed_a_window_even_after_a_kill(tmp_path: Path) 
         spans = [last - first for first, last in zip(counted, counted[limit.requests :], strict=False)]
         assert min(spans) >= limit.seconds
     with StateDatabase(path) as state:
-        rows = state.query("SELECT count(*), count(outcome) FROM requests")[0]
+        rows = state.query(sql("SELECT count(*), count(outcome) FROM requests"))[0]
     assert rows[0] >= len(counted)
     assert rows[0] - rows[1] <= 1  # only what the killed process had under way is not settled
 
@@ -79,7 +80,7 @@ def test_a_slot_is_cheap_with_four_processes(tmp_path: Path) -> None:
     """The median of taking and settling while four processes do nothing else."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as state:
-        state.query("SELECT 1")
+        state.query(sql("SELECT 1"))
     processes = [start(path, "100000/1,100000/60,100000/1800", 250, 0.004) for _ in range(4)]
     costs: list[float] = []
     for process in processes:
@@ -99,11 +100,13 @@ def test_a_million_old_rows_do_not_slow_the_ledger(tmp_path: Path) -> None:
     with StateDatabase(tmp_path / "state.sqlite") as state:
         with state.transaction() as connection:
             connection.execute(
-                "WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 999999)"
-                " INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at, lease_until,"
-                " counted_at, status, outcome) SELECT 'account', 'candles', 'NSE_FO|1|28-08-2025', '{}', 1, 'old', 1,"
-                " :now - 1e7 + i, :now - 1e7 + i + 60, :now - 1e7 + i, 200, 'ok' FROM n",
-                {"now": time.time()},
+                sql(
+                    "WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 999999)"
+                    " INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at, lease_until,"
+                    " counted_at, status, outcome) SELECT 'account', 'candles', 'NSE_FO|1|28-08-2025', '{}', 1, 'old', 1,"
+                    " :now - 1e7 + i, :now - 1e7 + i + 60, :now - 1e7 + i, 200, 'ok' FROM n",
+                    *{"now": time.time()},
+                ),
             )
         ledger = RequestLedger(state, limits)
         costs = []

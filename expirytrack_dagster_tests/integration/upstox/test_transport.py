@@ -32,12 +32,13 @@ from expirytrack_dagster.errors import (
     NetworkError,
 )
 from expirytrack_dagster.settings import Settings, load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox.client import UpstoxClient
 from expirytrack_dagster.upstox.ledger import RequestLedger
 from expirytrack_dagster.upstox.oauth import App, LoginApi
 from expirytrack_dagster.upstox.signing import COVERED
 from expirytrack_dagster.upstox.transport import open_http, spki_pin
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ class Place:
 
         async def main() -> list[date]:
             settings = self.settings(server, max_retries=0, cache=False, **others)
-            with StateDatabase(settings.state) as state:
+            with open_state(settings) as state:
                 async with UpstoxClient(settings, RequestLedger(state, settings.rate_limits)) as client:
                     return await client.get_expiries(NIFTY)
 
@@ -137,7 +138,7 @@ class Place:
     def rows(self) -> list[tuple[Any, ...]]:
         """Return status and outcome of the ledger's rows."""
         with StateDatabase(self.folder / "state.sqlite") as state:
-            return state.query("SELECT status, outcome FROM requests ORDER BY id")
+            return state.query(sql("SELECT status, outcome FROM requests ORDER BY id"))
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_pins_are_checked_on_every_connection(place: Place) -> None:
 
     async def main() -> None:
         settings = place.settings(first, pins=pin, cache=False, max_retries=0)
-        with StateDatabase(settings.state) as state:
+        with open_state(settings) as state:
             async with UpstoxClient(settings, RequestLedger(state, settings.rate_limits)) as client:
                 await client.get_expiries(NIFTY)
                 place.authority.issue_cert("localhost").configure_cert(first.tls)
@@ -265,7 +266,7 @@ def test_plain_http_behind_an_https_address(place: Place) -> None:
         settings = settings.model_copy(update={"api_url": f"https://localhost:{listening.getsockname()[1]}"})
 
         async def main() -> None:
-            with StateDatabase(settings.state) as state:
+            with open_state(settings) as state:
                 async with UpstoxClient(settings, RequestLedger(state, settings.rate_limits)) as client:
                     await client.get_expiries(NIFTY)
 
@@ -400,7 +401,7 @@ def test_secrets_show_nowhere(place: Place, caplog: pytest.LogCaptureFixture) ->
 
     async def main() -> None:
         settings = place.settings(server, max_retries=0, signing_key=place.folder / "secret")
-        with StateDatabase(settings.state) as state:
+        with open_state(settings) as state:
             async with UpstoxClient(settings, RequestLedger(state, settings.rate_limits)) as client:
                 await client.get_expiries(NIFTY)
                 texts.extend(map(repr, (client, settings, vars(client), client._http.auth)))  # noqa: SLF001  its secrets

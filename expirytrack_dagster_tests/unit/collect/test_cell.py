@@ -24,6 +24,7 @@ from expirytrack_dagster.errors import (
     ServerError,
     TokenRejected,
 )
+from expirytrack_dagster_tests.statements import sql
 from expirytrack_dagster_tests.unit.collect.cells import EXPIRY, MINUTES, NOW, staged_rows, states
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ def test_a_partial_contract_is_replaced_not_added_to(cell: Cell) -> None:
     refusal = RequestRefused("no", status=400, code="UDAPI100011")
     cell.source.fault = lambda key, _interval, last: refusal if key == first and last < EXPIRY else None
     with cell.state.transaction() as connection:
-        connection.execute("INSERT INTO learned VALUES ('window_days/1minute', '5', 0)")
+        connection.execute(sql("INSERT INTO learned VALUES ('window_days/1minute', '5', 0)"))
     assert states(cell.collect())[first].status == "partial"
     cell.source.fault = lambda *_: None
     with cell.state.transaction() as connection:
-        connection.execute("DELETE FROM learned")
+        connection.execute(sql("DELETE FROM learned"))
     batches = cell.collect()
     assert states(batches)[first].status == "complete"
     assert staged_rows(batches)[first] == 2 * MINUTES

@@ -26,6 +26,7 @@ from expirytrack_dagster.errors import (
     TokenRejected,
     TruncatedResponse,
 )
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from expirytrack_dagster.state import StateDatabase
@@ -220,7 +221,7 @@ def test_a_gap_of_the_vendor_is_not_taken_for_truncation(source: Source, state: 
     assert answer.days.num_rows == 48
     assert answer.requests <= (3 if widest == 1830 else 6)
     assert Windows(state, widest).days == widest
-    assert not state.query("SELECT * FROM learned")
+    assert not state.query(sql("SELECT * FROM learned"))
 
 
 @pytest.mark.parametrize("reconcile", [True, False])
@@ -240,7 +241,7 @@ def test_an_api_that_ignores_windows_is_not_asked_for_ever(
     answer = ask(source, state, widest, reconcile=reconcile)
     assert answer.state == "complete"
     assert answer.requests <= 70
-    assert not state.query("SELECT * FROM learned")
+    assert not state.query(sql("SELECT * FROM learned"))
 
 
 def test_a_refusal_is_no_data_of_its_own_kind(source: Source, state: StateDatabase) -> None:

@@ -11,6 +11,7 @@ from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.tracking import Underlying
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +48,10 @@ def test_tracking_is_remembered_and_repeatable(state: StateDatabase) -> None:
     """The same underlying twice is one; another handle sees it, by symbol in order, with the moment of its tracking."""
     for underlying in (RELIANCE, NIFTY, NIFTY):
         assert tracking.track(state, underlying.symbol.lower(), underlying.instrument_key) == underlying
-    with StateDatabase(state.path) as other:
+    with StateDatabase(state.address.path) as other:
         assert tracking.tracked(other) == [NIFTY, RELIANCE]
         assert tracking.find(other, "nifty") == NIFTY
-        moments = [moment for (moment,) in other.query("SELECT tracked_at FROM underlyings")]
+        moments = [moment for (moment,) in other.query(sql("SELECT tracked_at FROM underlyings"))]
     assert moments == pytest.approx([time.time()] * 2, abs=60)
 
 

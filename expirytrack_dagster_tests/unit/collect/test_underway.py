@@ -107,7 +107,7 @@ with recorded(StateDatabase(Path(sys.argv[1])), CELL, "run-0", Shown(), Hands())
 
 def test_what_a_killed_process_leaves_is_told_from_work(state: StateDatabase) -> None:
     """Its row stays for a day, its process is no more, and the next run of the cell has the row for itself."""
-    command = [sys.executable, "-c", COLLECTOR, str(state.path)]
+    command = [sys.executable, "-c", COLLECTOR, str(state.address.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as collector:
         assert collector.stdout is not None
         assert collector.stdout.readline() == b"holding\n"
@@ -127,7 +127,7 @@ def test_a_busy_database_holds_no_collection_up(state: StateDatabase) -> None:
     """While another process writes, rows are left out; the cell goes on, and the next second makes up for it."""
     clock, shown = Hands(), Shown()
     with recorded(state, CELL, "run-1", shown, clock) as follower:
-        with sqlite3.connect(state.path, isolation_level=None) as other:
+        with sqlite3.connect(state.address.path, isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
             follower.begin("NIFTY 2025-08-28", 2)
             clock.at += 2

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from expirytrack_dagster.collect.windows import REACH, Window, Windows
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.statements import sql
 
 EXPIRY = date(2025, 8, 28)
 DAY = timedelta(days=1)
@@ -40,11 +41,11 @@ def test_a_refusal_halves_the_width_for_good(state: StateDatabase) -> None:
         assert windows.refused(windows.ending(EXPIRY))
         widths.append(windows.days)
     assert widths == [915, 457, 228, 114, 57, 28]
-    with StateDatabase(state.path) as other:
+    with StateDatabase(state.address.path) as other:
         assert Windows(other, 1830).days == 28
         assert Windows(other, 10).days == 10
         assert Windows(other, 1830, "day").days == 1830
-        assert other.query("SELECT learned_at FROM learned")[0][0] == pytest.approx(time.time(), abs=60)
+        assert other.query(sql("SELECT learned_at FROM learned"))[0][0] == pytest.approx(time.time(), abs=60)
 
 
 def test_refusals_at_once_narrow_once(state: StateDatabase) -> None:

@@ -12,7 +12,7 @@ from expirytrack_dagster.observe.overview import CellCounts, Horizon, Overview, 
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.upstox.activity import Activity, Failure
 from expirytrack_dagster.upstox.breaker import Circuit
-from expirytrack_dagster.upstox.ledger import Budget, WindowUse
+from expirytrack_dagster.upstox.budget import Budget, WindowUse
 from expirytrack_dagster.upstox.tokens import TokenState
 
 NOW = datetime(2025, 9, 10, 8, 30, tzinfo=UTC)

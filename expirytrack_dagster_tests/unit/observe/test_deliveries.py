@@ -14,6 +14,7 @@ from expirytrack_dagster.errors import NotSent
 from expirytrack_dagster.observe.alerts import Alert, Name, Reading, record
 from expirytrack_dagster.observe.deliveries import LOAN, channel_states, deliver, hasten, message
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,6 +201,6 @@ def test_whatever_fails_each_event_is_taken_once_in_order(tmp_path: Path, steps:
         bell.broken = None
         deliver(state, [bell], now + timedelta(hours=1))
         told = [line for one in bell.taken for line in one.text.splitlines() if line.startswith(("ALERT", "OVER"))]
-        ((raised, over),) = state.query("SELECT count(*), count(recovered_at) FROM alerts")
+        ((raised, over),) = state.query(sql("SELECT count(*), count(recovered_at) FROM alerts"))
         assert [line.partition(":")[0] for line in told] == (["ALERT", "OVER"] * raised)[: raised + over]
         assert all(one.waiting == 0 for one in channel_states(state).values())

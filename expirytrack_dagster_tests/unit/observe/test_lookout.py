@@ -16,12 +16,13 @@ from expirytrack_dagster.observe.lookout import InPublished, Lookout, look
 from expirytrack_dagster.processes import this_process
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import Settings, load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox import tokens
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.warehouse.connection import open_warehouse
 from expirytrack_dagster.warehouse.published import publish
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def filled(settings: Settings, archive: SmallArchive) -> Settings:
     """Put the small archive into the home, and say that its dates are listed."""
     settings.home.mkdir()
     archive.warehouse.database.rename(settings.database)
-    state = StateDatabase(settings.state)
+    state = open_state(settings)
     track(state, "NIFTY", "NSE_INDEX|Nifty 50")
     record_list(state, "NIFTY", [date(2025, 8, 21), date(2025, 8, 28), date(2025, 9, 4)], NOW)
     return settings
@@ -54,10 +55,18 @@ def row(
 ) -> None:
     """Say that a cell is being collected."""
     at = NOW.timestamp()
-    with StateDatabase(settings.state).transaction() as connection:
+    with open_state(settings).transaction() as connection:
         connection.execute(
-            "INSERT INTO progress VALUES ('NIFTY', ?, ?, ?, ?, 100, ?, 5000, ?, ?)",
-            (f"2025-09-{len(run_id):02}", run_id, process, phase, answered, at - ago, at),
+            sql(
+                "INSERT INTO progress VALUES ('NIFTY', ?, ?, ?, ?, 100, ?, 5000, ?, ?)",
+                f"2025-09-{len(run_id):02}",
+                run_id,
+                process,
+                phase,
+                answered,
+                at - ago,
+                at,
+            ),
         )
 
 

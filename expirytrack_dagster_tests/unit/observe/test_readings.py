@@ -16,8 +16,9 @@ from expirytrack_dagster.observe.deliveries import ChannelState
 from expirytrack_dagster.observe.lookout import Lookout
 from expirytrack_dagster.observe.overview import CellCounts, Horizon, RunningCell
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.activity import Settled
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Nothing:
 def look() -> Overview:
     """Look at an empty home in which NIFTY is tracked."""
     settings = load_settings()
-    tracking.track(StateDatabase(settings.state), "NIFTY", "NSE_INDEX|Nifty 50")
+    tracking.track(open_state(settings), "NIFTY", "NSE_INDEX|Nifty 50")
     return Lookout(settings, Nothing()).look(NOW)
 
 
@@ -196,11 +197,13 @@ def test_every_rule_is_measured(look: Overview) -> None:
     settings = load_settings()
     names: set[str] = set(readings.measure(settings, NOW, ["log"]))
     assert names == set(RULES)
-    with StateDatabase(settings.state).transaction() as connection:
+    with open_state(settings).transaction() as connection:
         connection.execute(
-            "INSERT INTO requests (scope, endpoint, target, params, attempt, pid, started_at, lease_until, counted_at,"
-            " status, outcome) VALUES ('account', 'candles', '', '', 1, 1, ?, ?, ?, 503, 'http_error')",
-            (NOW.timestamp() - 60,) * 3,
+            sql(
+                "INSERT INTO requests (scope, endpoint, target, params, attempt, pid, started_at, lease_until, counted_at,"
+                " status, outcome) VALUES ('account', 'candles', '', '', 1, 1, ?, ?, ?, 503, 'http_error')",
+                *(NOW.timestamp() - 60,) * 3,
+            ),
         )
     assert names - set(readings.measure(settings, NOW, ["log"])) == {"failure_rate", "response_time"}
 

@@ -15,6 +15,7 @@ from expirytrack_dagster.observe.metrics import MetricsCollector, catalogue
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,7 @@ def test_retention_keeps_the_last_of_each_series(state: StateDatabase) -> None:
     later = MetricsCollector()
     later.candles_duplicate.inc()
     store.save(state, None, NOW + 30 * DAY, keep_days=3, collector=later)
-    names = state.query("SELECT name, value FROM metrics ORDER BY name")
+    names = state.query(sql("SELECT name, value FROM metrics ORDER BY name"))
     assert names == [
         ("expirytrack_breaker", 1),
         ("expirytrack_candles_duplicate_total", 1),
@@ -133,11 +134,11 @@ def test_requests_are_counted_once_however_they_end(
             _end(ledger, due, clock.time)
         store.save(state, None, clock.time + 30, collector=MetricsCollector())
         counted = store.latest(state, [CALLS])[CALLS]
-        booked = state.query("SELECT coalesce(status, 'none'), count(*) FROM requests GROUP BY 1")
+        booked = state.query(sql("SELECT coalesce(status, 'none'), count(*) FROM requests GROUP BY 1"))
         assert {one.labels["status"]: one.value for one in counted} == {str(status): count for status, count in booked}
-        by_run = state.query("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", (CALLS,))
-        assert by_run == state.query("SELECT run_id, count(*) FROM requests GROUP BY 1")
-        (again,) = state.query("SELECT count(*) FROM requests WHERE attempt > 1")[0]
+        by_run = state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", CALLS))
+        assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1"))
+        (again,) = state.query(sql("SELECT count(*) FROM requests WHERE attempt > 1"))[0]
         assert store.growth(state, "expirytrack_api_retries_total", 0) == again
 
 
@@ -179,9 +180,11 @@ def test_a_save_is_cheap_however_long_the_past(state: StateDatabase) -> None:
     """With 120,000 rows behind it, a save takes no more of SQLite's work than a few statements do."""
     with state.transaction() as connection:
         connection.execute(
-            "WITH RECURSIVE minutes (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM minutes WHERE n < 120000)"
-            " INSERT INTO metrics (saved_at, name, labels, value, added)"
-            " SELECT n, 'expirytrack_x' || n % 8, '{}', n, 1 FROM minutes"
+            sql(
+                "WITH RECURSIVE minutes (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM minutes WHERE n < 120000)"
+                " INSERT INTO metrics (saved_at, name, labels, value, added)"
+                " SELECT n, 'expirytrack_x' || n % 8, '{}', n, 1 FROM minutes"
+            )
         )
     collector = MetricsCollector()
     collector.candles_stored.inc()

@@ -18,6 +18,7 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.coordinator import PATIENCE, Coordinator, Line, Stage
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait, account_scope, family_scope
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -113,7 +114,7 @@ class Room:
 
     def rows(self) -> int:
         """Return the number of requests in the ledger."""
-        return int(self.state.query("SELECT count(*) FROM requests")[0][0])
+        return int(self.state.query(sql("SELECT count(*) FROM requests"))[0][0])
 
 
 LATER = RateLimit(60, 1)
@@ -225,7 +226,7 @@ def test_cancelled_waiter_loses_no_slot_and_stops_nobody(tmp_path: Path, turns: 
     assert here.served[-3:] == ["2", "3", "last"]
     assert here.rows() == len(here.served)
     for slot in here.ledger.given_back:
-        assert here.state.query("SELECT outcome FROM requests WHERE id = ?", (slot,)) in ([], [("ok",)])
+        assert here.state.query(sql("SELECT outcome FROM requests WHERE id = ?", slot)) in ([], [("ok",)])
 
 
 def test_slot_granted_in_the_turn_of_the_cancellation_is_given_back(
@@ -301,7 +302,7 @@ def test_locked_database_does_not_stall_the_event_loop(tmp_path: Path) -> None:
 
     async def script() -> None:
         beating = asyncio.create_task(heartbeat())
-        with StateDatabase(here.state.path).transaction():
+        with StateDatabase(here.state.address.path).transaction():
             task = asyncio.create_task(here.request(Stage.CANDLES, "patient"))
             await asyncio.sleep(0.3)
             assert here.served == []

@@ -21,6 +21,7 @@ from expirytrack_dagster.upstox.breaker import Breaker
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.clock import Uptime
 from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait, family_scope, open_ledger
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,7 +213,9 @@ def test_row_records_what_was_asked_and_answered(ledger: RequestLedger, state: S
     clock.time += 0.25
     ledger.settle(slot, Receipt("ok", counted_at=clock.now(), status=200, bytes=10, rows=3, first_ts=1, last_ts=2))
     row = state.query(
-        "SELECT scope, endpoint, target, params, attempt, run_id, status, bytes, rows, latency, outcome FROM requests"
+        sql(
+            "SELECT scope, endpoint, target, params, attempt, run_id, status, bytes, rows, latency, outcome FROM requests"
+        )
     )
     assert row == [
         ("account", "candles", CALL.target, '{"from":"2025-08-01"}', 2, "run", 200, 10, 3, pytest.approx(0.25), "ok")
@@ -243,7 +246,7 @@ def test_cool_down_stops_every_process_and_never_gets_shorter(
     """Another ledger on the same file waits too, for the longer of two pauses."""
     ledger.cool_down("account", 60, "long")
     ledger.cool_down("account", 1, "short")
-    other = RequestLedger(StateDatabase(state.path), LIMITS, clock=clock)
+    other = RequestLedger(StateDatabase(state.address.path), LIMITS, clock=clock)
     assert other.acquire(CALL) == Wait(60, "long")
     clock.time -= 3600  # a pause set in the future lasts no longer than it was meant to
     assert other.acquire(CALL) == Wait(60, "long")
@@ -345,7 +348,7 @@ def test_slot_given_back_leaves_no_trace(state: StateDatabase, clock: FakeClock)
 def test_requests_are_paced_by_all_processes_together(state: StateDatabase, clock: FakeClock) -> None:
     """Five at once, then one every 20 ms, however many ledgers share the database; a pause refills the bucket."""
     limits = (RateLimit(1, 50), RateLimit(60, 500))
-    ledgers = [RequestLedger(StateDatabase(state.path), limits, clock=clock, burst=5) for _ in range(3)]
+    ledgers = [RequestLedger(StateDatabase(state.address.path), limits, clock=clock, burst=5) for _ in range(3)]
     times = []
     for number in range(25):
         ledger = ledgers[number % 3]
@@ -382,11 +385,11 @@ def test_after_a_loss_all_windows_are_full(tmp_path: Path, clock: FakeClock) -> 
 
 def test_locked_database_is_named_within_its_timeout(state: StateDatabase, clock: FakeClock) -> None:
     """A ledger that cannot get the lock raises StateLocked with one sentence, and changes nothing."""
-    with StateDatabase(state.path, timeout=0.05) as impatient:
+    with StateDatabase(state.address.path, timeout=0.05) as impatient:
         waiting = RequestLedger(impatient, LIMITS, clock=clock)
         with state.transaction(), pytest.raises(StateLocked, match=r"state\.sqlite .* 0\.05 s: try again\.$"):
             waiting.acquire(CALL)
-    assert state.query("SELECT count(*) FROM requests") == [(0,)]
+    assert state.query(sql("SELECT count(*) FROM requests")) == [(0,)]
 
 
 def test_settling_after_the_database_was_replaced_is_harmless(ledger: RequestLedger) -> None:

@@ -1,7 +1,7 @@
 """What is saved of a damaged state database: a copy of the file, and the tracked underlyings in it.
 
 Copying, reading what can still be read, and putting a new database in the damaged one's place belong here. When this
-happens, and that no two processes do it at once, is decided in `state.py`; what the loss means for the rate limits, in
+happens, and that no two processes do it at once, is decided in `sqlite.py`; what the loss means for the rate limits, in
 `upstox/scopes.py`.
 """
 
