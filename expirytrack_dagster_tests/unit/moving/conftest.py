@@ -22,6 +22,19 @@ TODAY = date(2025, 9, 15)
 CELLS = (("NIFTY", date(2025, 8, 28)), ("NIFTY", date(2025, 8, 21)), ("RELIANCE", date(2025, 8, 28)))
 UNASKED = date(2025, 9, 9)
 
+_REVIEW = """
+INSERT INTO main.reviews BY NAME
+SELECT $1 AS reviewed_at, 'a person' AS reviewer, 'discard' AS action, underlying, expiry, instrument_key, 'ohlc' AS rule,
+    'run' AS run_id, 1 AS rows
+FROM contracts LIMIT 1
+"""
+_BAD_ROWS = """
+INSERT INTO main.quarantine BY NAME
+SELECT underlying, expiry, instrument_key, ts, open, high, low, close, volume, open_interest, 'ohlc' AS rule,
+    'high 1 is below low 2' AS detail, 'run' AS run_id, now() AS quarantined_at
+FROM candles LIMIT 7
+"""
+
 
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,21 +48,11 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
         derive(warehouse, table, *CELLS[0], rate=0.065)
     derive(warehouse, "daily_bars", *CELLS[2], rate=0.065)
     derive_continuous(warehouse, "RELIANCE")
-    cells.write_expiries(
-        warehouse, "NIFTY", pd.DataFrame({"expiry": [UNASKED], "underlying_key": "NSE_INDEX|Nifty 50"})
-    )
+    later = pd.DataFrame({"expiry": [UNASKED], "underlying_key": "NSE_INDEX|Nifty 50"})
+    cells.write_expiries(warehouse, "NIFTY", later)
     with warehouse.writing() as connection:
-        connection.execute(
-            "INSERT INTO main.reviews BY NAME SELECT $1 AS reviewed_at, 'a person' AS reviewer, 'discard' AS action,"
-            " 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry, instrument_key, 'ohlc' AS rule, 'r' AS run_id,"
-            " 1 AS rows FROM contracts LIMIT 1",
-            [datetime(2025, 9, 1, tzinfo=UTC)],
-        )
-        connection.execute(
-            "INSERT INTO main.quarantine BY NAME SELECT underlying, expiry, instrument_key, ts, open, high, low, close,"
-            " volume, open_interest, 'ohlc' AS rule, 'high 1 is below low 2' AS detail, 'r' AS run_id, now() AS quarantined_at FROM candles"
-            " LIMIT 7"
-        )
+        connection.execute(_REVIEW, [datetime(2025, 9, 1, tzinfo=UTC)])
+        connection.execute(_BAD_ROWS)
     return warehouse.database
 
 

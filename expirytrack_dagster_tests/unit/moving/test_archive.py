@@ -59,9 +59,9 @@ def test_there_and_back_nothing_is_different(source: Warehouse, target: Warehous
     assert {name: after[name] for name in before if name != "schema_version"} == {
         name: one for name, one in before.items() if name != "schema_version"
     }
-    proofs = [verify_archive(archive, tmp_path / "staging") for archive in (source, target, back)]
+    proofs = [verify_archive(archive, tmp_path / "staging") for archive in (source, back)]
     assert proofs[0].totals.sealed == len(CELLS)
-    assert proofs[0] == proofs[1] == proofs[2]
+    assert proofs[0] == proofs[1]
 
 
 def test_a_copy_that_is_done_is_not_done_again(source: Warehouse, target: Warehouse) -> None:
