@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -34,7 +34,7 @@ from expirytrack_dagster.address import FILE_KINDS, standard
 from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
-from expirytrack_dagster.warehouse.faults import is_locked, locked, storage_error, translated
+from expirytrack_dagster.warehouse.faults import is_locked, locked, overtaken, storage_error, translated
 from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, store_of
 from expirytrack_dagster.warehouse.transfer import copy_all
 
@@ -161,7 +161,12 @@ class Warehouse:
             with self.writing(commit) as connection:
                 return work(connection)
 
-        return retrying(once)
+        try:
+            return retrying(once)
+        except StorageError as error:
+            if error.__cause__ is None or not self.store.may_pass(error.__cause__):
+                raise
+            raise overtaken(self.store.place, error.__cause__) from error
 
     @contextmanager
     def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -259,13 +264,14 @@ class Warehouse:
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         deadline = time.monotonic() + self.lock_timeout
-        with (
-            self.alone(),
-            translated(self.store.place),
-            closing(self._connect(deadline, read_only=read_only)) as opened,
-        ):
-            _prepare(opened)
-            yield opened
+        with self.alone(), translated(self.store.place):
+            opened, failed = self._connect(deadline, read_only=read_only), True
+            try:
+                _prepare(opened)
+                yield opened
+                failed = False
+            finally:
+                self.store.close(opened, failed=failed)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

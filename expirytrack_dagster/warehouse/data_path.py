@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 # An object store may answer 503 for 20 seconds: waits of 0.1, 0.2, 0.4, ... seconds come to 25.5 with the eighth.
-_RETRIES = {"http_retries": 8, "http_retry_wait_ms": 100, "http_retry_backoff": 2}
+RETRIES = {"http_retries": 8, "http_retry_wait_ms": 100, "http_retry_backoff": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DataPath:
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a session with httpfs loaded in; a folder is made where it is missing."""
-        for name, value in _RETRIES.items():
+        for name, value in RETRIES.items():
             connection.execute(f"SET {name} = {value}")
         if self.access is None:
             Path(self.place).mkdir(mode=0o700, parents=True, exist_ok=True)

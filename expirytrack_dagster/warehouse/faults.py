@@ -41,6 +41,7 @@ _DAMAGED = (
     *("file is not a database", "database disk image is malformed"),
 )
 _ENCRYPTED, _PLAIN, _OTHER_KEY = "without a key", "is not encrypted", "Wrong encryption key"
+_COMMIT = "Failed to commit"
 _CUT_OFF = "Could not read enough bytes"
 # POSIX: `Conflicting lock is held in PROGRAM (PID 7). ...`; Windows: `File is already open in` and such a line below.
 _HOLDER = re.compile(r"(?:lock is held in|already open in)\s+(.*?PID \d+\)?)", re.DOTALL)
@@ -71,10 +72,21 @@ def locked(database: Path | str, error: BaseException | None) -> DatabaseLocked:
     )
 
 
+def overtaken(place: Path | str, error: BaseException) -> DatabaseLocked:
+    """Return the error for a transaction that was begun anew until patience ended."""
+    reason = str(error).strip().splitlines()[-1].rstrip(".")
+    return DatabaseLocked(
+        f"Others were first each time, or a server is away, and nothing was stored in {place} ({reason}): try again."
+    )
+
+
 def storage_error(error: Exception, database: Path | str) -> StorageError:
     """Translate an error of DuckDB or of the operating system into the leaf that says what to do."""
     text = str(error)
-    first_line = (error.strerror if isinstance(error, OSError) else None) or text.partition("\n")[0]
+    # DuckLake tells in the last line why a commit failed.
+    lines = text.strip().splitlines() or [""]
+    telling = lines[-1] if _COMMIT in lines[0] else lines[0]
+    first_line = (error.strerror if isinstance(error, OSError) else None) or telling
     if is_locked(error):
         return locked(database, error)
     if (mismatch := _mismatch(text, database)) is not None:

@@ -23,7 +23,17 @@ import msgspec
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import migrate
 from expirytrack_dagster.warehouse.encryption import load, quoted
-from expirytrack_dagster.warehouse.schema import STORE, Growth, Table, growth, presenting, tables
+from expirytrack_dagster.warehouse.schema import (
+    PRESENTED,
+    SEARCH_PATH,
+    STORE,
+    Growth,
+    Table,
+    growth,
+    presenting,
+    tables,
+)
+from expirytrack_dagster.warehouse.sessions import Sessions
 from expirytrack_dagster.warehouse.stores import Commit, committed
 from expirytrack_dagster.warehouse.turns import file_turn, server_turn
 
@@ -73,8 +83,11 @@ SELECT format('{{:016x}}', checksum) FROM {STORE}.main.cell_seals WHERE underlyi
 """  # noqa: S608 -- our own name
 
 _ELSEWHERE = re.compile(r'existing data path in the catalog "([^"]*)"')
+_IS_PRESENTED = "SELECT 1 FROM duckdb_schemas() WHERE database_name = 'memory' AND schema_name = $1"
 _NO_SNAPSHOT = "No snapshot found"
 _NOT_THERE = ("creating a new DuckLake is explicitly disabled", "unable to open database file")
+
+_READERS = Sessions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,18 @@ class Lake:
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Attach the lake to a database in memory; one that is not there yet is made."""
+        if not read_only:
+            return self._connect(read_only=False, config=config)
+        key = (self, _newest(), *sorted(config.items()))
+        connection = _READERS.take(key, lambda: self._connect(read_only=True, config=config))
+        connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
+        return connection
+
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:
+        """Keep a reader's session for the next one."""
+        (_READERS.forget if failed else _READERS.give_back)(connection)
+
+    def _connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(":memory:", config={"temp_file_encryption": "true", **config})
         try:
             self._load(connection)
@@ -142,7 +167,10 @@ class Lake:
             return False
         if version == 0:
             raise ConfigurationError(f"{self.snapshot} is from before the archive {self.place} was made.")
-        connection.execute(presenting(version))
+        if connection.execute(_IS_PRESENTED, [PRESENTED]).fetchone():
+            connection.execute(SEARCH_PATH)
+        else:
+            connection.execute(presenting(version))
         return True
 
     def migrate(self, connection: duckdb.DuckDBPyConnection) -> None:

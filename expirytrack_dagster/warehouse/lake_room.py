@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class LakeRoom:
 
     def candles(self, version: Version) -> Answer:
         """Return all candles of a version, by contract and time."""
-        room = self if version.source is None else LakeRoom(self._warehouse.at(int(version.source)))
+        room = LakeRoom(self._warehouse.at(version.source)) if isinstance(version.source, int) else self
         return room.rows("candles", version.underlying, version.expiry)
 
     def days_with_forward(self, underlying: str) -> list[date]:
@@ -119,12 +118,6 @@ class LakeRoom:
         with closing(cursor):
             cursor.execute(_SESSION)
             yield cursor
-
-
-@lru_cache(maxsize=4)
-def lake_room(warehouse: Warehouse) -> LakeRoom:
-    """Return the room of a lake, or of what it was, the same one for whoever asks with the same warehouse."""
-    return LakeRoom(warehouse)
 
 
 def _versions(cursor: duckdb.DuckDBPyConnection, underlying: str | None, expiry: date | None) -> list[Version]:

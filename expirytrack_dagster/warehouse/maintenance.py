@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from expirytrack_dagster.warehouse.history import require_lake
 from expirytrack_dagster.warehouse.schema import STORE
@@ -53,21 +54,20 @@ def maintain(warehouse: Warehouse, keep: timedelta, safe: timedelta = SAFE) -> M
         StorageError: also DatabaseLocked; what was done before stays done.
     """
     require_lake(warehouse)
-    written, before, after = warehouse.write(_compact, Commit(MAINTENANCE, tables=()))
+    commit = Commit(MAINTENANCE, tables=())
+    # DuckLake lets one transaction either change rows or compact files.
+    written = warehouse.write(partial(_called, "flush_inlined_data"), commit)
+    with warehouse.reading() as connection:
+        before = _files(connection)
+    for compaction in ("rewrite_data_files", "merge_adjacent_files"):
+        warehouse.write(partial(_called, compaction), commit)
     now = datetime.now(tz=UTC)
     with warehouse.opened() as connection:
-        expired = _called(connection, "expire_snapshots", now - keep)
-        removed = _called(connection, "cleanup_old_files", now - safe)
-        removed += _called(connection, "delete_orphaned_files", now - safe)
-    return Maintained(written, before, after, expired, removed)
-
-
-def _compact(connection: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
-    written = connection.execute(f"CALL ducklake_flush_inlined_data('{STORE}')").fetchall()
-    before = _files(connection)
-    connection.execute(f"CALL ducklake_rewrite_data_files('{STORE}')").fetchall()
-    connection.execute(f"CALL ducklake_merge_adjacent_files('{STORE}')").fetchall()
-    return sum(int(rows) for *_, rows in written), before, _files(connection)
+        after = _files(connection)
+        expired = len(_called("expire_snapshots", connection, now - keep))
+        removed = len(_called("cleanup_old_files", connection, now - safe))
+        removed += len(_called("delete_orphaned_files", connection, now - safe))
+    return Maintained(sum(int(rows) for *_, rows in written), before, after, expired, removed)
 
 
 def _files(connection: duckdb.DuckDBPyConnection) -> int:
@@ -76,8 +76,9 @@ def _files(connection: duckdb.DuckDBPyConnection) -> int:
     return int(files)
 
 
-def _called(connection: duckdb.DuckDBPyConnection, function: str, before: datetime) -> int:
-    """Call a function of DuckLake's that does away with what is older, and return how many things those were."""
-    return len(
-        connection.execute(f"CALL ducklake_{function}('{STORE}', older_than => $before)", {"before": before}).fetchall()
-    )
+def _called(
+    function: str, connection: duckdb.DuckDBPyConnection, before: datetime | None = None
+) -> list[tuple[Any, ...]]:
+    """Call a function of DuckLake's, or one that does away with what is older, and return what it tells."""
+    older, bound = ("", {}) if before is None else (", older_than => $before", {"before": before})
+    return connection.execute(f"CALL ducklake_{function}('{STORE}'{older})", bound).fetchall()

@@ -214,8 +214,8 @@ def publish_candles(warehouse: Warehouse, underlying: str, expiry: date) -> tupl
     `publish`.
     """
     if warehouse.store.file is None:
-        change = last_change(warehouse, underlying, expiry)
-        return change.version, change if change.previous != change.version else None
+        last = last_change(warehouse, underlying, expiry)
+        return last.version, None if last.previous == last.version else last
     change = publish(warehouse, underlying, expiry).get((underlying, expiry))
     manifest, place = load(warehouse.published), ("candles", underlying, expiry)
     version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None

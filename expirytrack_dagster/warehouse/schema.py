@@ -25,6 +25,8 @@ STORE = "store"
 """The name under which a session attaches a store; its bare tables are `main.NAME` in every kind of archive."""
 PRESENTED = "presented"
 """The schema of the session that holds the views; names without a schema mean what is in it."""
+SEARCH_PATH = f"SET search_path = 'memory.{PRESENTED},{STORE}.main'"
+"""Lets the names of a session mean what is presented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,7 @@ def presenting(version: int) -> str:
             f"COMMENT ON {kind} {PRESENTED}.{place} IS {_literal(text)}"
             for kind, place, text in memory.execute(_COMMENTS).fetchall()
         ]
-    path = f"SET search_path = 'memory.{PRESENTED},{STORE}.main'"
-    return ";\n".join([f"CREATE SCHEMA {PRESENTED}", *views, path, *macros, *more, *comments])
+    return ";\n".join([f"CREATE SCHEMA {PRESENTED}", *views, SEARCH_PATH, *macros, *more, *comments])
 
 
 def viewing(table: Table) -> str:

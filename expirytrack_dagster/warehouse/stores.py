@@ -96,6 +96,9 @@ class Store(Protocol):
             ConfigurationError: its address names something else, or a package is missing.
         """
 
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:
+        """End a use of `connect`, which has failed or not."""
+
     def is_current(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Say whether the schema is up to date, and if so make everything that it describes known to the session.
 
@@ -146,6 +149,10 @@ class OneFile:
     def exists(self) -> bool:
         """Say whether the file is there."""
         return self.database.exists()
+
+    def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:  # noqa: ARG002 -- a file is let go
+        """Close it."""
+        connection.close()
 
     def at(self, snapshot: int | datetime) -> Store:
         """Refuse: who has rewritten a file has no older one."""

@@ -82,10 +82,11 @@ class Cell:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses an archive on each kind; on SQLite and in lakes only where a module says so: they take longer."""
+    """Run what uses an archive on each kind; on SQLite and in lakes only what a module names: they take longer."""
     if "place" in metafunc.fixturenames:
         places = getattr(metafunc.module, "PLACES", ("plain", "encrypted"))
-        metafunc.parametrize("place", places, indirect=True)
+        more = getattr(metafunc.module, "MORE_PLACES", {}).get(metafunc.function.__name__, ())
+        metafunc.parametrize("place", (*places, *more), indirect=True)
 
 
 @pytest.fixture

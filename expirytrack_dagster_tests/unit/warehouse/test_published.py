@@ -20,13 +20,13 @@ from expirytrack_dagster.warehouse.derived import derive
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.published import (
     READ_ENCRYPTED,
-    Change,
     File,
     accept_key,
     load,
     publish,
 )
 from expirytrack_dagster.warehouse.seals import seal_if_finished
+from expirytrack_dagster.warehouse.versions import Change
 from expirytrack_dagster_tests.market import store_bars, store_cell
 
 if TYPE_CHECKING:

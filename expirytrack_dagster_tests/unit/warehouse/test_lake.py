@@ -1,0 +1,331 @@
+"""A lake: what keys keep out, who waits for whom, what is done again, and that nothing can be read off its files.
+
+That it holds and answers what any archive does is proved by the tests of the other modules, which run on it too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import date, timedelta
+from threading import Barrier, Event
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from expirytrack_dagster.address import Address
+from expirytrack_dagster.errors import ConfigurationError, DatabaseLocked, QueryRefused, StorageError
+from expirytrack_dagster.warehouse import migrate, schema
+from expirytrack_dagster.warehouse.cells import write_contracts, write_expiries
+from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.data_path import DataPath
+from expirytrack_dagster.warehouse.history import last_change, snapshots
+from expirytrack_dagster.warehouse.maintenance import maintain
+from expirytrack_dagster.warehouse.query import answered
+from expirytrack_dagster.warehouse.stores import Commit, store_of
+from expirytrack_dagster.warehouse.sums import table_sums
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import duckdb
+
+    from expirytrack_dagster_tests.postgres import PostgresServer
+    from expirytrack_dagster_tests.unit.warehouse.conftest import Cell
+
+PLACES = ("lake on a server",)
+MORE_PLACES = dict.fromkeys(
+    (
+        "test_who_writes_the_same_cell_sees_what_was_there_first",
+        "test_readers_wait_for_no_writer",
+        "test_a_transaction_that_is_overtaken_is_done_again",
+        "test_a_query_stays_in_the_archive",
+    ),
+    ("lake",),
+)
+EXPIRY, OTHER = date(2025, 8, 28), date(2025, 9, 2)
+CELL, ANOTHER = Commit("candles", (("NIFTY", EXPIRY),)), Commit("candles", (("NIFTY", OTHER),))
+ADD = "INSERT INTO main.candles BY NAME SELECT $underlying AS underlying, $expiry AS expiry, $key AS instrument_key, "
+ADD += "range AS minute, 1 AS open, 1 AS high, 1 AS low, 1 AS close, 1 AS volume, 1 AS open_interest FROM range(200)"
+
+
+def adding(expiry: date, key: str) -> Callable[[duckdb.DuckDBPyConnection], None]:
+    """Return work that adds 200 candles to a cell."""
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(ADD, {"underlying": "NIFTY", "expiry": expiry, "key": key})
+
+    return work
+
+
+def count(warehouse: Warehouse) -> int:
+    """Return how many candles there are."""
+    with warehouse.reading() as connection:
+        return int((connection.execute("SELECT count(*) FROM candles").fetchone() or (0,))[0])
+
+
+def chain(*keys: str, kind: str = "CE") -> pd.DataFrame:
+    """Return a contract list."""
+    return pd.DataFrame({"instrument_key": list(keys), "instrument_type": kind})
+
+
+@pytest.fixture
+def lake(warehouse: Warehouse) -> Warehouse:
+    """Give a lake that is made already, before anybody counts the time."""
+    assert count(warehouse) == 0
+    return warehouse
+
+
+def test_keys_and_checks_hold_without_being_there(lake: Warehouse) -> None:
+    """A key twice in a list, one of another cell and an unknown type are refused as in a file; the old rows stay."""
+    write_contracts(lake, "NIFTY", OTHER, chain("elsewhere"))
+    for wrong, told in (
+        (chain("new", "new"), 'Duplicate key "instrument_key: new" violates primary key'),
+        (chain("elsewhere"), 'Duplicate key "instrument_key: elsewhere" violates primary key'),
+        (chain("new", kind="XX"), "CHECK constraint failed"),
+    ):
+        with pytest.raises(StorageError, match=told):
+            write_contracts(lake, "NIFTY", EXPIRY, wrong)
+    with lake.reading() as connection:
+        assert connection.execute("SELECT instrument_key, expiry FROM contracts").fetchall() == [("elsewhere", OTHER)]
+
+
+def test_who_writes_the_same_cell_sees_what_was_there_first(lake: Warehouse) -> None:
+    """Two that bring a cell for the first time at once: neither is lost, and the second begins after the first."""
+    seen: list[int] = []
+    start = Barrier(2)
+
+    def work(connection: duckdb.DuckDBPyConnection, key: str) -> None:
+        seen.append((connection.execute("SELECT count(*) FROM candles").fetchone() or (0,))[0])
+        time.sleep(0.2)  # long enough that the other would meet it
+        adding(EXPIRY, key)(connection)
+
+    def write(key: str) -> None:
+        start.wait()
+        lake.write(lambda connection: work(connection, key), CELL)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("a", "b")))
+    assert seen == [0, 200]
+    assert count(lake) == 400
+
+
+def test_readers_wait_for_no_writer(lake: Warehouse, place: str) -> None:
+    """They see the last commit while another is made; and in PostgreSQL other cells are written meanwhile."""
+    begun, end = Event(), Event()
+
+    def slowly(connection: duckdb.DuckDBPyConnection) -> None:
+        adding(EXPIRY, "a")(connection)
+        begun.set()
+        assert end.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lake.write, slowly, CELL)
+        try:
+            assert begun.wait(30)
+            assert count(lake) == 0
+            if place == "lake on a server":
+                lake.write(adding(OTHER, "b"), ANOTHER)
+                assert count(lake) == 200
+            lake.lock_timeout = 0.1
+            with pytest.raises(DatabaseLocked, match="try again, nothing was changed"):
+                lake.write(adding(EXPIRY, "c"), CELL)
+        finally:
+            end.set()
+        writing.result()
+    assert count(lake) == (400 if place == "lake on a server" else 200)
+
+
+def overtake(lake: Warehouse) -> None:
+    """Commit what conflicts with any change of a cell, as a program would that takes no turn."""
+    with closing(lake.store.connect(read_only=False, config={})) as connection:
+        connection.execute("UPDATE store.main.candles SET volume = volume + 1")
+
+
+def test_a_transaction_that_is_overtaken_is_done_again(lake: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its start, with what the other has stored; if that never ends, the error may be tried again later."""
+    lake.write(adding(EXPIRY, "a"), CELL)
+    seen: list[int] = []
+
+    def work(connection: duckdb.DuckDBPyConnection, times: int) -> None:
+        seen.append((connection.execute("SELECT max(volume) FROM candles").fetchone() or (0,))[0])
+        connection.execute("DELETE FROM main.candles")
+        adding(EXPIRY, "b")(connection)
+        if len(seen) <= times:
+            overtake(lake)
+
+    lake.write(lambda connection: work(connection, 1), CELL)
+    assert seen == [1, 2]
+    assert count(lake) == 200
+    seen.clear()
+    lake.lock_timeout = 0.0
+    monkeypatch.setattr("expirytrack_dagster.warehouse.connection._ATTEMPTS", 2)
+    with pytest.raises(DatabaseLocked, match="Others were first each time") as caught:
+        lake.write(lambda connection: work(connection, 99), CELL)
+    assert caught.value.retryable
+    assert len(seen) == 2
+    assert count(lake) == 200
+
+
+def test_a_failed_transaction_leaves_nothing(lake: Warehouse) -> None:
+    """Not a row, and not a snapshot; the work's own error comes out."""
+    before = snapshots(lake)
+
+    def fail(connection: duckdb.DuckDBPyConnection) -> None:
+        adding(EXPIRY, "a")(connection)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        lake.write(fail, CELL)
+    assert (count(lake), snapshots(lake)) == (0, before)
+
+
+def test_nothing_can_be_read_off_the_files(lake: Warehouse, new_cell: Callable[[], Cell], tmp_path: Path) -> None:
+    """No key, symbol or column stands in them, in the clear or as Parquet that anybody opens."""
+    new_cell().add("NSE_FO|40001|28-08-2025", good=500).write(lake)
+    write_expiries(lake, "NIFTY", pd.DataFrame({"expiry": [EXPIRY], "underlying_key": "NSE_INDEX|Nifty 50"}))
+    maintain(lake, timedelta(days=1))
+    files = [path for path in (tmp_path / "home" / "lake").rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    for path in files:
+        content = path.read_bytes()
+        assert content.startswith(b"PARE")
+        assert not [word for word in (b"NSE_", b"NIFTY", b"Nifty", b"40001", b"instrument_key") if word in content]
+        assert "NIFTY" not in str(path.relative_to(tmp_path))
+
+
+def test_the_history_names_cells_and_versions(lake: Warehouse, new_cell: Callable[[], Cell]) -> None:
+    """Which run wrote what; and what the candles of a cell are, were, and how they differ."""
+    write_expiries(lake, "NIFTY", pd.DataFrame({"expiry": [EXPIRY], "underlying_key": "x"}), "run-0")
+    write_contracts(lake, "NIFTY", EXPIRY, chain("a", "b"), "run-1")
+    new_cell().add("a", good=3).add("b", good=2).write(lake, run_id="run-2")
+    first = last_change(lake, "NIFTY", EXPIRY)
+    assert (first.previous, first.rows, first.added, first.removed, first.changed) == (None, 5, 5, 0, 0)
+    again = new_cell()
+    again.folder = again.folder.with_name("again")
+    again.add("a", good=2, price=101.0).write(lake, run_id="run-3")
+    second = last_change(lake, "NIFTY", EXPIRY)
+    assert (second.previous, second.rows, second.added, second.removed, second.changed) == (first.version, 4, 0, 1, 2)
+    history = snapshots(lake, "NIFTY", EXPIRY)
+    assert [(one.what, one.run_id, one.version) for one in history] == [
+        ("candles", "run-3", second.version),
+        ("candles", "run-2", first.version),
+        ("contracts", "run-1", None),
+    ]
+    assert snapshots(lake, "NIFTY")[-1].cells == (("NIFTY", None),)
+    assert snapshots(lake, "NIFT") == []
+    for past in (lake.at(history[1].number), lake.at(history[0].at - timedelta(microseconds=1))):
+        assert count(past) == 5
+    with pytest.raises(StorageError, match=r"read-only|read only"):
+        lake.at(history[1].number).write(adding(EXPIRY, "c"), CELL)
+
+
+def test_maintenance_disturbs_nobody(lake: Warehouse, new_cell: Callable[[], Cell], tmp_path: Path) -> None:
+    """A query under way goes on, an unfinished file stays, and what is left behind for a day goes."""
+    for number in range(3):
+        new_cell().add(f"k{number}", good=150).write(lake)
+    rows = table_sums(lake)
+    folder = tmp_path / "home" / "lake" / "main" / "candles"
+    left, young = folder / "left.parquet", folder / "young.parquet"
+    for path in (left, young):
+        path.write_bytes(b"PARE")
+    day_before = time.time() - 90_000
+    os.utime(left, (day_before, day_before))
+    with lake.reading() as reader:
+        reader.begin()
+        before = reader.execute("SELECT count(*), sum(minute) FROM candles").fetchall()
+        done = maintain(lake, timedelta(0))
+        assert (done.files_before, done.files_after, done.files_removed) == (5, 3, 1)
+        assert done.snapshots_expired > 3
+        assert reader.execute("SELECT count(*), sum(minute) FROM candles").fetchall() == before
+    assert (left.exists(), young.exists()) == (False, True)
+    assert table_sums(lake) == rows
+    with pytest.raises(ConfigurationError, match="is not kept as it was"):
+        count(lake.at(2))
+    assert maintain(lake, timedelta(0), safe=timedelta(0)).files_removed >= 3
+    assert table_sums(lake) == rows
+    assert not maintain(lake, timedelta(days=1)).anything
+
+
+def test_a_query_stays_in_the_archive(lake: Warehouse, tmp_path: Path) -> None:
+    """It reads the lake's tables and files, and neither another file, nor the catalogue, nor a server."""
+    lake.write(adding(EXPIRY, "a"), CELL)
+    (tmp_path / "other.csv").write_text("a\n1\n")
+    with answered(lake, "SELECT count(*) AS n FROM candles WHERE ts IS NOT NULL") as answer:
+        assert answer.read_all().to_pylist() == [{"n": 200}]
+    for sql in (
+        f"FROM read_csv('{tmp_path}/other.csv')",
+        "FROM sqlite_scan('other.sqlite', 'a')",
+        "FROM postgres_query('__ducklake_metadata_store', 'SELECT 1')",
+        "FROM __ducklake_metadata_store.ducklake_data_file",
+        "FROM ducklake_expire_snapshots('store', versions => [1])",
+        "DELETE FROM main.candles",
+    ):
+        with pytest.raises(QueryRefused), answered(lake, sql):
+            pass
+    assert count(lake) == 200
+
+
+def test_files_are_looked_for_where_they_are(lake: Warehouse, tmp_path: Path) -> None:
+    """A host whose data path is another one is told which it is, instead of beginning a second heap of files."""
+    elsewhere = Warehouse(store_of(lake.store.address, data=DataPath(f"{tmp_path}/elsewhere/")))  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match=rf"keeps its files in {tmp_path}/home/lake/, not in .*DATA_PATH"):
+        count(elsewhere)
+
+
+def test_an_older_schema_grows_within_the_lake(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps or none, and the rows are those of a file that has grown the same way."""
+    every = migrate.migrations()
+    older = store_of(Address("ducklake:postgres", postgres_server.create("older")), data=DataPath(f"{tmp_path}/older/"))
+    grown = {}
+    for name, archive in (("lake", Warehouse(older)), ("file", Warehouse(tmp_path / "a.duckdb"))):
+        with monkeypatch.context() as patch:
+            known(patch, every[:1])
+            with archive.writing() as connection:
+                for statement in OLD:
+                    connection.execute(statement)
+        if name == "lake":
+            with monkeypatch.context() as patch:
+                broken = migrate.Migration(6, "broken", "CREATE TABLE new (a INTEGER); UPDATE candles SET nothing = 1;")
+                known(patch, (*every, broken))
+                with pytest.raises(StorageError, match="nothing was changed"):
+                    count(archive)
+            with monkeypatch.context() as patch:
+                known(patch, every[:1])
+                with archive.reading() as connection:
+                    assert connection.execute("SELECT count(*), count(ts) FROM candles").fetchall() == [(300, 300)]
+        assert count(archive) == 300
+        with archive.reading() as connection:
+            seal = connection.execute("SELECT candles, checksum, sealed_at IS NOT NULL FROM cell_seals").fetchone()
+        timed = {"schema_version", "cell_seals"}  # when each was done
+        grown[name] = seal, {table: found for table, found in table_sums(archive).items() if table not in timed}
+    assert grown["lake"] == grown["file"]
+
+
+OLD = (
+    "INSERT INTO main.expiries VALUES ('NIFTY', '2025-08-28', 'x', '2025-09-01')",
+    """
+    INSERT INTO main.contracts BY NAME
+    SELECT 'k' AS instrument_key, 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry, 'CE' AS instrument_type
+    """,
+    """
+    INSERT INTO main.candles
+    SELECT 'NIFTY', '2025-08-28', 'k', to_timestamp(range * 60), 1, 1, 1, 1, 1, 1 FROM range(300)
+    """,
+    """
+    INSERT INTO main.contract_status
+    VALUES ('NIFTY', '2025-08-28', 'k', 'complete', 1, 300, 0, 0, NULL, NULL, NULL, NULL, '2025-09-01')
+    """,
+)
+
+
+def known(patch: pytest.MonkeyPatch, steps: tuple[migrate.Migration, ...]) -> None:
+    """Let this program be one that knows these steps."""
+    for module in (migrate, schema):
+        patch.setattr(module, "migrations", lambda: steps)
