@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 from filelock import FileLock, Timeout
+from sqlalchemy import literal, select
 
 from expirytrack_dagster.address import FILE_KINDS, FileKind, standard
 from expirytrack_dagster.errors import BackupRefused, DiskFull, ExpiryTrackError
@@ -30,7 +31,8 @@ from expirytrack_dagster.security import audit, backup_file
 from expirytrack_dagster.security.backup_file import Manifest, Openers, Table
 from expirytrack_dagster.security.private_files import make_folder
 from expirytrack_dagster.security.vault import open_vault
-from expirytrack_dagster.state import open_state
+from expirytrack_dagster.state import StateDatabase, open_state
+from expirytrack_dagster.state.copying import copy_state
 from expirytrack_dagster.verification import Severity, Verification, verify_archive
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.encryption import archive_key
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 _PLAIN = ("staging/*/*/batch-*.parquet", "reports/*/*.json", "dagster/dagster.yaml")
-_SQLITE = ("state.sqlite", "dagster/**/*.db")
+_SQLITE = "dagster/**/*.db"
+_STATE = "state.sqlite"
+"""The state's file in a backup, whatever keeps it in the home."""
 _PROGRAM = "expirytrack-dagster"
 
 
@@ -208,7 +212,7 @@ def restore(
 def _home_of(settings: Settings, made: Path, manifest: Manifest) -> Settings:
     """Return the settings of a home that was made of a backup, in which the archive is what the backup has."""
     found = [address for kind in FILE_KINDS if (address := standard(kind, made)).path.exists()]
-    update = {"home": made, "encryption": manifest.encrypted, "warehouse": found[0] if found else None}
+    update = {"home": made, "encryption": manifest.encrypted, "warehouse": found[0] if found else None, "state": None}
     return settings.model_copy(update=update)
 
 
@@ -223,7 +227,7 @@ def _described(settings: Settings, copy: Path, now: datetime) -> tuple[Manifest,
         made_at=now.isoformat(timespec="seconds"),
         program=version(_PROGRAM),
         duckdb=duckdb.__version__,
-        schemas={"archive": migrations()[-1].version, "state": _user_version(copy / settings.state.name)},
+        schemas={"archive": migrations()[-1].version, "state": _user_version(copy / _STATE)},
         tables={name: Table(rows, str(checksum)) for name, (rows, checksum) in sums.items()},
         findings=_told(proof),
         audit_head=log.head,
@@ -243,7 +247,7 @@ def _proved(home: Settings, manifest: Manifest) -> tuple[Verification, bool]:
     Raises:
         BackupRefused: something is not as it was.
     """
-    if not home.database.exists() or not home.state.exists():
+    if not home.database.exists() or not home.state_address.path.exists():
         raise BackupRefused("The backup lacks the archive or the state database: nothing was restored.")
     compared = manifest.duckdb == duckdb.__version__ and manifest.schemas["archive"] == migrations()[-1].version
     archive = open_warehouse(home)
@@ -280,12 +284,13 @@ def _copied(settings: Settings) -> Iterator[Path]:
     shutil.rmtree(copy, ignore_errors=True)  # of a backup that was killed: no other is under way
     make_folder(copy)
     try:
-        with open_state(settings) as state:
-            state.query("SELECT 1")  # makes what is not there yet
         _copy_plain(settings.home, copy)
         archive = standard(_kind_of_copy(settings), copy).path
         open_warehouse(settings).copy_to(archive, archive_key(settings))
-        _copy_sqlite(settings.home, copy)
+        _copy_state(settings, copy / _STATE)
+        for path in settings.home.glob(_SQLITE):
+            if not path.is_symlink():  # leads out of the home
+                _copy_sqlite(path, copy / path.relative_to(settings.home))
         audit.AuditLog(settings.audit, lock_timeout=settings.lock_timeout).copy_to(copy)
         yield copy
     finally:
@@ -304,16 +309,24 @@ def _copy_plain(home: Path, copy: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def _copy_sqlite(home: Path, copy: Path) -> None:
-    """Copy databases as they are between two transactions, by SQLite's own means."""
-    for pattern in _SQLITE:
-        for path in home.glob(pattern):
-            if path.is_symlink():
-                continue
-            target = copy / path.relative_to(home)
-            make_folder(target.parent)
-            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as written:
-                source.backup(written)
+def _copy_state(settings: Settings, target: Path) -> None:
+    """Copy the state database into a file; what is not there yet is made."""
+    with open_state(settings) as state:
+        state.query(select(literal(1)))
+        if state.address.kind == "sqlite":
+            _copy_sqlite(state.address.path, target)
+            return
+        with StateDatabase(target) as file:
+            copy_state(state, file)
+    with closing(sqlite3.connect(target, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # so that the file is whole without a log beside it
+
+
+def _copy_sqlite(path: Path, target: Path) -> None:
+    """Copy a database as it is between two transactions, by SQLite's own means."""
+    make_folder(target.parent)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as written:
+        source.backup(written)
 
 
 def _user_version(state: Path) -> int:

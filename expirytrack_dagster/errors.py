@@ -11,9 +11,10 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
     │   ├── EdgeBlocked                  an HTML page of the CDN instead of the API's answer
     │   ├── TruncatedResponse            the body ends in the middle, or is not JSON at all
     │   ├── CircuitOpen                  too many failures in a row; nobody asks for a while
-    │   ├── StateLocked                  the state database is busy
-    │   ├── StateUnreachable             the server of the state database does not answer
-    │   ├── StateLost                    the connection to it broke in the middle of a transaction
+    │   ├── StateBusy                    the state database cannot be used for a while
+    │   │   ├── StateLocked              another process holds it
+    │   │   ├── StateUnreachable         its server does not answer
+    │   │   └── StateLost                the connection to its server broke in the middle of a transaction
     │   ├── VaultBusy                    another process keeps the vault's lock
     │   ├── NotSent                      an alert did not reach a channel; it is tried again later
     │   └── CellBusy                     another run is collecting the same cell
@@ -108,15 +109,19 @@ class CircuitOpen(RecoverableError):
     """Too many requests failed in a row; none is sent until the pause is over."""
 
 
-class StateLocked(RecoverableError):
+class StateBusy(RecoverableError):
+    """The state database cannot be used for a while, which says nothing of what was to be written."""
+
+
+class StateLocked(StateBusy):
     """Another process held the state database for too long."""
 
 
-class StateUnreachable(RecoverableError):
+class StateUnreachable(StateBusy):
     """The server that keeps the state database did not answer for as long as we wait."""
 
 
-class StateLost(RecoverableError):
+class StateLost(StateBusy):
     """The connection to the state database broke; nothing of the transaction that was open has been kept."""
 
 

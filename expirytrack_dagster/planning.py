@@ -114,7 +114,7 @@ def outlook(
 
     Raises:
         DatabaseLocked: another program held the archive for longer than its `lock_timeout`.
-        StorageError, StateLocked: the archive or the state database cannot be read.
+        StorageError, StateBusy: the archive or the state database cannot be read.
     """
     rows = reader.cells(archive) if sealed else reader.unsealed(archive)
     cells = due.survey(rows, listings(open_state(settings)))

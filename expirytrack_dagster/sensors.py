@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from expirytrack_dagster.automation import IN_FLIGHT, REQUESTED_AT, STARTED_BY, obstacle, run_tags
-from expirytrack_dagster.errors import DatabaseLocked, StateLocked, StorageError
+from expirytrack_dagster.errors import DatabaseLocked, StateBusy, StorageError
 from expirytrack_dagster.jobs import historical_data_fetch
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
@@ -41,7 +41,7 @@ def collection(
         return dg.SkipReason(reason)
     try:
         chosen = _chosen(context.instance, upstox, warehouse)
-    except (DatabaseLocked, StateLocked) as error:
+    except (DatabaseLocked, StateBusy) as error:
         return dg.SkipReason(f"The archive is busy, the next tick looks again: {error}")
     return chosen if isinstance(chosen, dg.SkipReason) else dg.SensorResult(run_requests=chosen)
 
@@ -72,7 +72,7 @@ def alerts(context: dg.SensorEvaluationContext, upstox: UpstoxResource) -> dg.Sk
         changed = record(state, measure(settings, now, names, told.problem), now)
         failed = deliver(state, told.notifiers, now)
         stands = len(standing(state))
-    except (StateLocked, StorageError) as error:
+    except (StateBusy, StorageError) as error:
         return dg.SkipReason(f"Nothing was judged, the next tick looks again: {error}")
     for alert in changed.raised:
         context.log.warning("%s %s", alert.sentence, alert.todo)

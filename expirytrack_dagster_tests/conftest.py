@@ -14,6 +14,7 @@ import pytest
 
 from expirytrack_dagster import console
 from expirytrack_dagster.observe import logs
+from expirytrack_dagster_tests.engines import NAMES, Engine, Files, Server
 from expirytrack_dagster_tests.postgres import PostgresServer, programs
 from expirytrack_dagster_tests.postgres import postgres_server as running_server
 
@@ -84,3 +85,14 @@ def postgres(postgres_server: PostgresServer) -> Iterator[str]:
     name = f"test{next(_DATABASES)}"
     yield postgres_server.create(name)
     postgres_server.drop(name)
+
+
+@pytest.fixture(params=NAMES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """Give state databases in SQLite, then in PostgreSQL."""
+    if request.param == "sqlite":
+        yield Files(tmp_path / "states")
+        return
+    server = Server(request.getfixturevalue("postgres"))
+    yield server
+    server.close()

@@ -95,7 +95,7 @@ async def collect_cell(
     Raises:
         CriticalError: of the token, the plan, the storage or an answer's shape; the work stopped early, what had
             arrived is staged.
-        CircuitOpen, StateLocked, VaultBusy: likewise, because nothing can be asked for a while.
+        CircuitOpen, StateBusy, VaultBusy: likewise, because nothing can be asked for a while.
     """
     staged = [status for batch in staging.batches() for status in batch.statuses]
     asked = questions(

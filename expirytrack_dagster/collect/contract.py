@@ -22,7 +22,7 @@ from expirytrack_dagster.errors import (
     MalformedResponse,
     RecoverableError,
     RequestRefused,
-    StateLocked,
+    StateBusy,
     VaultBusy,
 )
 from expirytrack_dagster.quality.rules import IST
@@ -101,7 +101,7 @@ class Inquiry:
 
         Raises:
             CriticalError: of the token, the plan, the storage or the answer's shape; the caller stops.
-            CircuitOpen, StateLocked, VaultBusy: nothing can be asked for a while, which says nothing of this contract.
+            CircuitOpen, StateBusy, VaultBusy: nothing can be asked for a while, which says nothing of this contract.
         """
         answer = Answer(self.instrument_key)
         async with self._judging(answer):
@@ -118,7 +118,7 @@ class Inquiry:
         """Ask whether a contract without minutes has daily candles.
 
         Raises:
-            CriticalError, CircuitOpen, StateLocked, VaultBusy: as in `ask`.
+            CriticalError, CircuitOpen, StateBusy, VaultBusy: as in `ask`.
         """
         answer = Answer(self.instrument_key)
         async with self._judging(answer):
@@ -133,7 +133,7 @@ class Inquiry:
         except RequestRefused as error:
             answer.state = State.PARTIAL if answer.tables else State.REFUSED
             answer.error_code, answer.message = error.code, str(error)
-        except (CircuitOpen, StateLocked, VaultBusy):
+        except (CircuitOpen, StateBusy, VaultBusy):
             raise
         except (RecoverableError, MalformedResponse) as error:
             if isinstance(error, MalformedResponse) and not self.odd:

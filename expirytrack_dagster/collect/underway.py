@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import delete, select
 
-from expirytrack_dagster.errors import RecoverableError, StorageError
+from expirytrack_dagster.errors import StateBusy, StorageError
 from expirytrack_dagster.processes import this_process
-from expirytrack_dagster.state.tables import moment, progress, put
+from expirytrack_dagster.state.tables import progress, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def recorded(
         try:
             yield follower
         finally:
-            with state.patient(10 * _PATIENCE) as patient, suppress(RecoverableError, StorageError):
+            with state.patient(10 * _PATIENCE) as patient, suppress(StateBusy, StorageError):
                 _forget(patient, cell, run_id)
 
 
@@ -109,8 +109,8 @@ class _Recorder:
         self._cell = cell = replace(self._cell, seen_at=self._clock.now())
         key = {"underlying": cell.underlying, "expiry": cell.expiry.isoformat()}
         told = asdict(cell) | key
-        with suppress(RecoverableError, StorageError), self._state.transaction() as connection:
-            now = connection.execute(select(moment()), {"now": cell.seen_at}).scalar_one()
+        with suppress(StateBusy, StorageError), self._state.transaction() as connection:
+            now = self._state.now(cell.seen_at)
             told |= {"seen_at": now, "began_at": now - (cell.seen_at - cell.began_at)}
             connection.execute(delete(progress).where(progress.c.seen_at < now - KEPT))
             put(connection, progress, key, {name: value for name, value in told.items() if name not in key})

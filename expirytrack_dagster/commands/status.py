@@ -71,7 +71,7 @@ def _watch(settings: Settings, *, as_json: bool) -> None:
 
 def _looks(settings: Settings) -> Iterator[Overview]:
     """Look every second; what cannot be read for a moment is told in the look, and the last figures stay."""
-    from expirytrack_dagster.errors import StateLocked, StorageError
+    from expirytrack_dagster.errors import StateBusy, StorageError
     from expirytrack_dagster.observe.lookout import Lookout, counted_often
 
     lookout = Lookout(settings, counted_often(settings))
@@ -82,7 +82,7 @@ def _looks(settings: Settings) -> Iterator[Overview]:
         now = datetime.now(tz=UTC)
         try:
             seen = lookout.look(now)
-        except (StateLocked, StorageError) as error:
+        except (StateBusy, StorageError) as error:
             seen = replace(seen, at=now, unread=str(error))
 
 

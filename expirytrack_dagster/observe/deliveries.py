@@ -67,15 +67,29 @@ _TO_RECALL = _tell(
 _FORGET = delete(alert_deliveries).where(
     *_WAITS, _D.alert.in_(select(_A.id).where(_A.recovered_at < bindparam("stale")))
 )
+# What befell a subject is told in its order: what comes later waits for what was tried in vain, and so more often.
+_OF, _EARLIER, _WAITING = alerts.alias(), alerts.alias(), alert_deliveries.alias()
+_IS_NEXT = ~(
+    select(_WAITING.c.alert)
+    .join_from(_WAITING, _EARLIER, _EARLIER.c.id == _WAITING.c.alert)
+    .join(_OF, (_OF.c.name == _EARLIER.c.name) & (_OF.c.subject == _EARLIER.c.subject))
+    .where(_OF.c.id == _D.alert, _WAITING.c.channel == _D.channel)
+    .where(_WAITING.c.delivered_at.is_(None), _WAITING.c.due_at > _NOW)
+    .where(
+        (_WAITING.c.alert < _D.alert)
+        | ((_WAITING.c.alert == _D.alert) & (_WAITING.c.event != _D.event) & (_WAITING.c.event == "raised"))
+    )
+    .exists()
+)
 _DUE = (
     select(*COLUMNS, _D.alert, _D.event, _D.attempts)
     .join_from(alert_deliveries, alerts, _A.id == _D.alert)
-    .where(*_WAITS, _D.due_at <= _NOW)
+    .where(*_WAITS, _D.due_at <= _NOW, _IS_NEXT)
     .order_by(case((_D.event == "raised", _A.raised_at), else_=_A.recovered_at), _D.alert)
 )
 _LEND = (
     update(alert_deliveries)
-    .where(*_WAITS, _D.due_at <= _NOW)
+    .where(*_WAITS, _D.due_at <= _NOW, _IS_NEXT)
     .values(attempts=_D.attempts + 1, due_at=bindparam("until"))
 )
 _UNTOLD = _D.delivered_at.is_(None)
@@ -121,7 +135,7 @@ class _Due:
 def deliver(state: StateDatabase, notifiers: Collection[Notifier], now: datetime) -> dict[str, str]:
     """Tell every channel what it has not been told yet and is due, and return why channels did not take it.
 
-    No error of a channel is raised. Raises StateLocked and StorageError where the state database cannot be used.
+    No error of a channel is raised. Raises StateBusy and StorageError where the state database cannot be used.
     """
     failed = {}
     for notifier in notifiers:

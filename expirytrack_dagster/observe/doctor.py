@@ -14,6 +14,7 @@ import sqlite3
 import stat
 import sys
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,14 @@ from fnmatch import fnmatch
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from expirytrack_dagster.errors import DatabaseCorrupt, DatabaseLocked, ExpiryTrackError, StateLocked, VaultBusy
+from expirytrack_dagster.errors import (
+    DatabaseCorrupt,
+    DatabaseLocked,
+    ExpiryTrackError,
+    StateBusy,
+    StateLocked,
+    VaultBusy,
+)
 from expirytrack_dagster.security.access import OURS
 
 if TYPE_CHECKING:
@@ -41,7 +49,8 @@ LEAST_ROOM = 500_000_000
 
 _OLDEST, _NEXT = (3, 11), (3, 14)
 _OTHERS = 0o077
-_BUSY = (DatabaseLocked, StateLocked, VaultBusy)
+_OFF = 30.0  # seconds between two clocks that are worth a word
+_BUSY = (DatabaseLocked, StateBusy, VaultBusy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +229,39 @@ def vault(settings: Settings, now: datetime) -> Iterator[Line]:
 
 
 def state_database(settings: Settings) -> Iterator[Line]:
-    """Check the state database without opening it for writing, which would replace a damaged one."""
-    path = settings.state
-    if not path.exists():
-        yield ok("state", f"There is no {path.name} yet.")
-    elif (damage := _damage(path)) is None:
-        yield ok("state", f"{path.name} is sound, {path.stat().st_size / 1e6:,.1f} MB.")
+    """Check the state database without opening a file for writing, which would replace a damaged one."""
+    address = settings.state_address
+    if address.kind != "sqlite":
+        yield _state_in_server(settings)
+    elif not address.path.exists():
+        yield ok("state", f"There is no {address.path.name} yet.")
+    elif (damage := _damage(address.path)) is None:
+        yield ok("state", f"{address.path.name} is sound, {address.path.stat().st_size / 1e6:,.1f} MB.")
     else:
         yield Line(
             "state",
             "fail",
-            f"{path} is damaged: {damage}.",
+            f"{address.path} is damaged: {damage}.",
             "Run 'expirytrack status': it keeps a copy, saves what is tracked, and makes a new one.",
         )
+
+
+def _state_in_server(settings: Settings) -> Line:
+    """Ask a server for the time, by which all hosts go."""
+    from expirytrack_dagster.state import open_state  # noqa: PLC0415 -- as above
+
+    with open_state(settings, timeout=PATIENCE) as state:
+        state.now()
+        began = time.time()
+        ahead = state.now() - began
+    if abs(ahead) < _OFF:
+        return ok("state", f"{state.address} answers; its clock and this host's agree.")
+    return Line(
+        "state",
+        "warn",
+        f"{state.address} answers, but this host's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead'}.",
+        "Limits go by the server's clock and are safe; set this host's by NTP, because the token's life goes by it.",
+    )
 
 
 def require_sound_state(settings: Settings) -> None:
@@ -241,8 +270,12 @@ def require_sound_state(settings: Settings) -> None:
     Raises:
         DatabaseCorrupt: it is damaged.
     """
-    if settings.state.exists() and _damage(settings.state) is not None:
+    if _state_file_exists(settings) and _damage(settings.state_address.path) is not None:
         raise DatabaseCorrupt("This needs the state database, which is damaged.")
+
+
+def _state_file_exists(settings: Settings) -> bool:
+    return settings.state_address.kind == "sqlite" and settings.state_address.path.exists()
 
 
 def _damage(path: Path) -> str | None:
@@ -286,7 +319,7 @@ def rate_ledger(settings: Settings) -> Iterator[Line]:
     """See how much the limits leave, and what holds requests back."""
     from expirytrack_dagster.upstox.ledger import open_ledger  # noqa: PLC0415 -- as above
 
-    if not settings.state.exists():
+    if settings.state_address.kind == "sqlite" and not _state_file_exists(settings):
         yield ok("limits", "Nothing was asked yet.")
         return
     require_sound_state(settings)

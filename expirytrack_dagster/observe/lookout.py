@@ -163,7 +163,7 @@ class Lookout:
 
         Raises:
             DatabaseLocked: another program held the archive for too long.
-            StorageError, StateLocked: the archive or the state database cannot be read.
+            StorageError, StateBusy: the archive or the state database cannot be read.
         """
         now = now.astimezone(UTC)
         self._clock.at = self._state.now(now.timestamp())

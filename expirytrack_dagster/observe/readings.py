@@ -66,7 +66,7 @@ def measure(
         problem: why there may be more channels.
 
     Raises:
-        StateLocked, StorageError: the state database cannot be read.
+        StateBusy, StorageError: the state database cannot be read.
     """
     state = open_state(settings)
     asked = settled(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Double, bindparam, case, delete, func, insert, select, update
 
 from expirytrack_dagster.observe.metrics import MetricsCollector, metrics
-from expirytrack_dagster.state.tables import metered, moment
+from expirytrack_dagster.state.tables import metered
 from expirytrack_dagster.state.tables import metrics as _METRICS  # noqa: N812 -- a table, beside the function
 from expirytrack_dagster.upstox.budget import Booked, ended_since
 
@@ -67,14 +67,13 @@ def save(
         collector: that of this process if not given.
 
     Raises:
-        StateLocked, StorageError: nothing was kept; the next save keeps it.
+        StateBusy, StorageError: nothing was kept; the next save keeps it.
     """
     collector = collector or metrics()
     with collector.keeping:
-        own = collector.readings()
+        own, at = collector.readings(), state.now(now)
 
         def work(connection: Connection) -> int:
-            at = connection.execute(select(moment()), {"now": now}).scalar_one()
             rows = _insert(connection, own, run_id, at)
             for run, readings in _of_ledger(connection, at):
                 rows += _insert(connection, readings, run, at)

@@ -33,6 +33,8 @@ _NOW = select(server_time())
 
 
 class _Engine(Protocol):
+    begin_reading: str
+
     def connect(self) -> Connection: ...
     def is_current(self, connection: Connection) -> bool: ...
     def begin(self, connection: Connection, *, alone: bool) -> None: ...
@@ -138,6 +140,21 @@ class StateDatabase:
                 if time.monotonic() >= deadline:
                     raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that sees one moment of the database for the length of the block, and does not write.
+
+        Others go on writing; raises like `transaction`.
+        """
+        with self._typed_errors():
+            connection = self._connection()
+            connection.exec_driver_sql(self._engine.begin_reading)
+        try:
+            with self._typed_errors():
+                yield connection
+        finally:
+            self._roll_back(connection)
+
     def query(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> list[Row[Any]]:
         """Return all rows of a SELECT, read without a lock; raises like `transaction`."""
         deadline = time.monotonic() + self.timeout
@@ -182,7 +199,11 @@ class StateDatabase:
     def _start(self, *, alone: bool) -> Connection:
         with self._typed_errors():
             connection = self._connection()
-            self._engine.begin(connection, alone=alone)
+            try:
+                self._engine.begin(connection, alone=alone)
+            except BaseException:  # a transaction may have begun, and waited in vain
+                self._roll_back(connection)
+                raise
             return connection
 
     def _commit(self, connection: Connection) -> None:

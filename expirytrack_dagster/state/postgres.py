@@ -56,6 +56,8 @@ _REFUSED = frozenset({"42501", "25006"})  # no right; a server that only reads
 class PostgresDatabase:
     """How connections to one database are made, and what their errors mean."""
 
+    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
     def __init__(self, url: str, timeout: float) -> None:
         """Remember the address; nothing is opened yet.
 
@@ -123,10 +125,19 @@ class PostgresDatabase:
     def was_committed(self) -> bool:
         """Say what became of this thread's last transaction, whose end was lost with its connection.
 
-        Raises like `connect`.
+        Raises:
+            StateUnreachable: the server has not ended it within the timeout, so that nobody knows yet.
+            StorageError: as `connect`.
         """
+        deadline, look = time.monotonic() + self._timeout, f"SELECT pg_xact_status('{self._last.number}'::xid8)"
         with self.connect() as connection:
-            status = connection.exec_driver_sql(f"SELECT pg_xact_status('{self._last.number}'::xid8)").scalar()
+            while (status := connection.exec_driver_sql(look).scalar()) == "in progress":
+                if time.monotonic() >= deadline:
+                    raise StateUnreachable(
+                        f"{self._url} does not say yet whether the last step was kept: run the same command again in "
+                        "a minute."
+                    )
+                time.sleep(_POLL)
         return bool(status == "committed")
 
     def is_broken(self, error: Exception) -> bool:

@@ -43,6 +43,8 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 class SqliteFile:
     """How connections to one file are made, told from those to its predecessor, and what their errors mean."""
 
+    begin_reading = "BEGIN DEFERRED"
+
     def __init__(self, path: Path, timeout: float) -> None:
         """Remember the path; nothing is opened yet."""
         self._path = path

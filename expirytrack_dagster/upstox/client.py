@@ -98,7 +98,7 @@ class UpstoxClient:
     All calls raise the leaves of `errors.ExpiryTrackError`, among them `TokenMissing` and `TokenExpired` (both before
     anything is sent), `TokenRejected` and `PlanRequired` (about the account), `RequestRefused` and `DateRangeRefused`
     (about this request), `MalformedResponse`, and after the last try `NetworkError`, `ServerError`,
-    `TruncatedResponse`, `EdgeBlocked` or `RateLimited`; `CircuitOpen` and `StateLocked` say that nobody can be asked
+    `TruncatedResponse`, `EdgeBlocked` or `RateLimited`; `CircuitOpen` and `StateBusy` say that nobody can be asked
     now. Arguments are checked before anything is sent: `ConfigurationError` names the parameter.
 
     Args:

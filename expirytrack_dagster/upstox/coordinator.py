@@ -146,7 +146,7 @@ class Coordinator:
 
         Raises:
             CircuitOpen: nobody asks the API for a while.
-            StateLocked, StorageError: the ledger cannot be asked.
+            StateBusy, StorageError: the ledger cannot be asked.
         """
         stage, scope = _STAGES[call.endpoint], self._ledger.scope_of(call.endpoint)
         line = self._lines.setdefault(scope, Line())

@@ -120,7 +120,7 @@ def _carried(strikes: int, days: int, cores: int) -> Carried:
         settings = load_settings(home=home)
         with Warehouse(settings.database).reading() as connection:
             (candles,) = connection.execute("SELECT count(*) FROM candles").fetchone() or (0,)
-        with closing(sqlite3.connect(settings.state)) as state:
+        with closing(sqlite3.connect(settings.state_address.path)) as state:
             requests, received = state.execute("SELECT count(*), sum(bytes) FROM requests").fetchone()
         kept: dict[str, int] = {}
         for path in home.rglob("*"):

@@ -10,7 +10,7 @@ import pytest
 
 from expirytrack_dagster.collect.horizon import listings
 from expirytrack_dagster.quality.rules import IST
-from expirytrack_dagster.state import StateDatabase, open_state
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, india, token_until
 from expirytrack_dagster_tests.statements import sql
 
@@ -33,7 +33,7 @@ def _open_cells(machine: Machine) -> set[tuple[str, str]]:
     """Return the cells that Upstox lists now and that are not sealed."""
     listed = {
         (listing.underlying, listing.expiry.isoformat())
-        for listing in listings(StateDatabase(machine.settings.state))
+        for listing in listings(open_state(machine.settings))
         if listing.gone is None
     }
     return listed - set(machine.table("SELECT underlying, expiry::TEXT FROM cell_seals"))

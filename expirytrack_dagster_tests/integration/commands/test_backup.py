@@ -30,7 +30,7 @@ from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.security.audit import AuditLog, record
 from expirytrack_dagster.security.vault import open_vault
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.verification import verify_archive
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
 from expirytrack_dagster.warehouse.sums import table_sums
@@ -116,7 +116,7 @@ def test_a_restored_home_is_equal_and_lives(filled: Path, tmp_path: Path, run: C
     old, new = load_settings(), load_settings(home=tmp_path / "new")
     assert table_sums(Warehouse(new.database)) == table_sums(Warehouse(old.database))
     assert verify_archive(Warehouse(new.database), new.staging) == verify_archive(Warehouse(old.database), old.staging)
-    assert tracked(StateDatabase(new.state)) == tracked(StateDatabase(old.state))
+    assert tracked(open_state(new)) == tracked(open_state(old))
     assert open_vault(new).get("client") == b"secret of the client"
     assert open_vault(new).data_key("backup") == open_vault(old).data_key("backup")
     before, after = (list(AuditLog(place.audit).entries()) for place in (old, new))

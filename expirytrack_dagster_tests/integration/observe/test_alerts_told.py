@@ -17,7 +17,7 @@ from expirytrack_dagster.observe.alerts import recent, standing
 from expirytrack_dagster.observe.deliveries import channel_states
 from expirytrack_dagster.resources import UpstoxResource
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.state import StateDatabase, open_state
+from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster_tests.integration.observe.conftest import PASSWORD
@@ -172,7 +172,7 @@ def test_a_tick_without_a_state_database_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EXPIRYTRACK_LOCK_TIMEOUT", "0")
     with open_state(settings).transaction():
         monkeypatch.setattr(
-            "expirytrack_dagster.resources.UpstoxResource.state", lambda _: StateDatabase(settings.state, timeout=0.1)
+            "expirytrack_dagster.resources.UpstoxResource.state", lambda _: open_state(settings, timeout=0.1)
         )
         assert tick().startswith("Nothing was judged, the next tick looks again: ")
 

@@ -160,12 +160,12 @@ def test_a_damaged_state_database_is_told_and_not_touched(home: Path, upstox: Ru
     tracking.track(open_state(settings), "NIFTY", "NSE_INDEX|Nifty 50")
     only(doctor.state_database(settings), "ok", "sound")
     open_state(settings).close()
-    with sqlite3.connect(settings.state) as connection:
+    with sqlite3.connect(settings.state_address.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    content = settings.state.read_bytes()
+    content = settings.state_address.path.read_bytes()
     damaged = content[:4096] + b"\xff" * (len(content) - 4096)
-    settings.state.write_bytes(damaged)
+    settings.state_address.path.write_bytes(damaged)
     only(doctor.state_database(settings), "fail", "is damaged")
     lines = [line for found in doctor.look_around(settings) for line in found]
     assert verdicts(lines)["limits"] == "fail"
@@ -173,7 +173,7 @@ def test_a_damaged_state_database_is_told_and_not_touched(home: Path, upstox: Ru
     assert verdicts(visited.lines)["reachability"] == "fail"
     assert visited.requests == 0
     assert upstox.requests() == []
-    assert settings.state.read_bytes() == damaged
+    assert settings.state_address.path.read_bytes() == damaged
     assert not list(home.glob("*.damaged-*"))
 
 

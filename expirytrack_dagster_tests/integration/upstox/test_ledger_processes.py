@@ -9,10 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
+from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +28,6 @@ from expirytrack_dagster.settings import parse_rate_limits
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait
-from expirytrack_dagster_tests.statements import sql
 
 path, limits, count, latency = sys.argv[1], parse_rate_limits(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 ledger = RequestLedger(StateDatabase(Path(path)), limits)
@@ -100,13 +102,13 @@ def test_a_million_old_rows_do_not_slow_the_ledger(tmp_path: Path) -> None:
     with StateDatabase(tmp_path / "state.sqlite") as state:
         with state.transaction() as connection:
             connection.execute(
-                sql(
+                text(
                     "WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 999999)"
-                    " INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at, lease_until,"
-                    " counted_at, status, outcome) SELECT 'account', 'candles', 'NSE_FO|1|28-08-2025', '{}', 1, 'old', 1,"
-                    " :now - 1e7 + i, :now - 1e7 + i + 60, :now - 1e7 + i, 200, 'ok' FROM n",
-                    *{"now": time.time()},
+                    " INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at,"
+                    " lease_until, counted_at, status, outcome) SELECT 'account', 'candles', 'NSE_FO|1|28-08-2025',"
+                    " '{}', 1, 'old', 1, :now - 1e7 + i, :now - 1e7 + i + 60, :now - 1e7 + i, 200, 'ok' FROM n"
                 ),
+                {"now": time.time()},
             )
         ledger = RequestLedger(state, limits)
         costs = []

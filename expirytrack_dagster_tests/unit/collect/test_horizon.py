@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +20,21 @@ from expirytrack_dagster.collect.horizon import (
     withdrawn,
 )
 from expirytrack_dagster.quality.rules import IST
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.engines import Engine, TimedState
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from expirytrack_dagster.state import StateDatabase
 
 NOON = datetime(2025, 9, 1, 12, tzinfo=IST)
+
+
+@pytest.fixture
+def state(engine: Engine) -> Iterator[StateDatabase]:
+    """Give an empty state database that goes by the time of the test."""
+    with TimedState(engine) as database:
+        yield database
 
 
 def _weekly(first: date, number: int) -> list[date]:
@@ -79,18 +89,18 @@ def test_a_floor_that_moved_once_is_fixed_again(state: StateDatabase) -> None:
     assert reach(listings(state)) is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     window=st.integers(5, 40),
     gaps=st.lists(st.integers(1, 6), min_size=10, max_size=30),
     spacing=st.integers(1, 9),
 )
-def test_a_rolling_list_is_foreseen(tmp_path: Path, window: int, gaps: list[int], spacing: int) -> None:
+def test_a_rolling_list_is_foreseen(engine: Engine, window: int, gaps: list[int], spacing: int) -> None:
     """Whatever the window: a date never leaves before the day foreseen, and not much later than it."""
     first = date(2025, 1, 1)
     every = [first + timedelta(days=spacing * number) for number in range(120)]
     day = first + timedelta(days=window + 1)
-    with StateDatabase(tmp_path / f"{window}-{spacing}-{hash(tuple(gaps))}.sqlite") as state:
+    with TimedState(engine) as state:
         for gap in gaps:
             listed = [d for d in every if d < day and (day - d).days <= window]
             record_list(state, "NIFTY", listed, datetime.combine(day, NOON.timetz()))

@@ -11,20 +11,20 @@ from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.tracking import Underlying
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.engines import Engine
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NIFTY = Underlying("NIFTY", "NSE_INDEX|Nifty 50")
 RELIANCE = Underlying("RELIANCE", "NSE_EQ|INE002A01018")
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[StateDatabase]:
+def state(engine: Engine) -> Iterator[StateDatabase]:
     """Give an empty state database."""
-    with StateDatabase(tmp_path / "state.sqlite") as database:
+    with StateDatabase(engine.fresh()) as database:
         yield database
 
 
@@ -48,7 +48,7 @@ def test_tracking_is_remembered_and_repeatable(state: StateDatabase) -> None:
     """The same underlying twice is one; another handle sees it, by symbol in order, with the moment of its tracking."""
     for underlying in (RELIANCE, NIFTY, NIFTY):
         assert tracking.track(state, underlying.symbol.lower(), underlying.instrument_key) == underlying
-    with StateDatabase(state.address.path) as other:
+    with StateDatabase(state.address) as other:
         assert tracking.tracked(other) == [NIFTY, RELIANCE]
         assert tracking.find(other, "nifty") == NIFTY
         moments = [moment for (moment,) in other.query(sql("SELECT tracked_at FROM underlyings"))]

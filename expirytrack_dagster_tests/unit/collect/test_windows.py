@@ -6,6 +6,7 @@ import tempfile
 import time
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,20 @@ from expirytrack_dagster.collect.windows import REACH, Window, Windows
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster_tests.statements import sql
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from expirytrack_dagster_tests.engines import Engine
+
 EXPIRY = date(2025, 8, 28)
 DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def state(engine: Engine) -> Iterator[StateDatabase]:
+    """Give an empty state database on either engine."""
+    with StateDatabase(engine.fresh()) as database:
+        yield database
 
 
 def test_a_window_has_both_ends(state: StateDatabase) -> None:
@@ -41,7 +54,7 @@ def test_a_refusal_halves_the_width_for_good(state: StateDatabase) -> None:
         assert windows.refused(windows.ending(EXPIRY))
         widths.append(windows.days)
     assert widths == [915, 457, 228, 114, 57, 28]
-    with StateDatabase(state.address.path) as other:
+    with StateDatabase(state.address) as other:
         assert Windows(other, 1830).days == 28
         assert Windows(other, 10).days == 10
         assert Windows(other, 1830, "day").days == 1830

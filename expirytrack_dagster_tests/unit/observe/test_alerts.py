@@ -23,18 +23,18 @@ from expirytrack_dagster.observe.alerts import (
     standing,
 )
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster_tests.engines import Engine, TimedState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 NOON = datetime(2025, 9, 1, 6, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[StateDatabase]:
-    """Give an empty state database."""
-    with StateDatabase(tmp_path / "state.sqlite") as database:
+def state(engine: Engine) -> Iterator[StateDatabase]:
+    """Give an empty state database that goes by the time of the test."""
+    with TimedState(engine) as database:
         yield database
 
 
@@ -141,10 +141,9 @@ def test_a_flutter_is_told_once(values: list[float]) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.dictionaries(st.sampled_from("abc"), st.floats(0, 20), max_size=3), max_size=12))
-def test_the_database_judges_as_the_function_does(tmp_path: Path, values: list[dict[str, float]]) -> None:
+def test_the_database_judges_as_the_function_does(engine: Engine, values: list[dict[str, float]]) -> None:
     """Kept in the database, the same readings raise and end the same alerts, and each is in it once."""
-    number = len(list(tmp_path.iterdir()))
-    with StateDatabase(tmp_path / str(number) / "state.sqlite") as state:
+    with TimedState(engine) as state:
         known: list[Alert] = []
         raised = 0
         for minute, step in enumerate(values):

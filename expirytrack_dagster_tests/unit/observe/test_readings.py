@@ -200,8 +200,8 @@ def test_every_rule_is_measured(look: Overview) -> None:
     with open_state(settings).transaction() as connection:
         connection.execute(
             sql(
-                "INSERT INTO requests (scope, endpoint, target, params, attempt, pid, started_at, lease_until, counted_at,"
-                " status, outcome) VALUES ('account', 'candles', '', '', 1, 1, ?, ?, ?, 503, 'http_error')",
+                "INSERT INTO requests (scope, endpoint, target, params, attempt, pid, started_at, lease_until,"
+                " counted_at, status, outcome) VALUES ('account', 'candles', '', '', 1, 1, ?, ?, ?, 503, 'http_error')",
                 *(NOW.timestamp() - 60,) * 3,
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from expirytrack_dagster.observe.metrics import MetricsCollector, catalogue
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster_tests.engines import Engine, HostClock, TimedState
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ DAY = 86_400.0
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[StateDatabase]:
-    """Give an empty state database."""
-    with StateDatabase(tmp_path / "state.sqlite", timeout=0.1) as database:
+def state(engine: Engine) -> Iterator[StateDatabase]:
+    """Give an empty state database that goes by the time of the test."""
+    with TimedState(engine, timeout=0.5) as database:
         yield database
 
 
@@ -73,13 +75,13 @@ def test_a_gauge_of_a_killed_process_is_let_go(state: StateDatabase) -> None:
     assert last(state, BUDGET, NOW + DAY) == [500]
 
 
-def test_a_locked_database_loses_nothing(state: StateDatabase, tmp_path: Path) -> None:
+def test_a_locked_database_loses_nothing(state: StateDatabase) -> None:
     """The save that fails keeps nothing, and the next one brings it all."""
     collector = MetricsCollector()
     collector.candles_stored.inc(5)
     store.save(state, None, NOW, collector=collector)
     collector.candles_stored.inc(3)
-    with StateDatabase(tmp_path / "state.sqlite") as holder, holder.transaction(), pytest.raises(StateLocked):
+    with StateDatabase(state.address) as holder, holder.transaction(), pytest.raises(StateLocked):
         store.save(state, None, NOW, collector=collector)
     store.save(state, None, NOW, collector=collector)
     assert last(state, STORED) == [8]
@@ -112,12 +114,10 @@ def test_retention_keeps_the_last_of_each_series(state: StateDatabase) -> None:
         max_size=30,
     )
 )
-def test_requests_are_counted_once_however_they_end(
-    tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[str, int, int]]
-) -> None:
+def test_requests_are_counted_once_however_they_end(engine: Engine, requests: list[tuple[str, int, int]]) -> None:
     """Saves at any instant between slots, answers in any order, kills: the table has what the ledger has."""
-    clock = _Clock()
-    with StateDatabase(tmp_path_factory.mktemp("ledger") / "state.sqlite") as state:
+    clock = HostClock(engine, time=NOW)
+    with TimedState(engine) as state:
         ledger = RequestLedger(state, (), clock=clock)
         waiting: list[tuple[int, str, int, int]] = []
         for number, (end, delay, status) in enumerate(requests):
@@ -125,33 +125,23 @@ def test_requests_are_counted_once_however_they_end(
             assert isinstance(slot, int)
             waiting.append((number + delay, end, slot, status))
             for due in [entry for entry in waiting if entry[0] <= number]:
-                _end(ledger, due, clock.time)
+                _end(ledger, due, clock.now())
                 waiting.remove(due)
             clock.time += 1
             if number % 4 == 3:
                 store.save(state, None, clock.time, collector=MetricsCollector())
         for due in waiting:
-            _end(ledger, due, clock.time)
+            _end(ledger, due, clock.now())
         store.save(state, None, clock.time + 30, collector=MetricsCollector())
         counted = store.latest(state, [CALLS])[CALLS]
-        booked = state.query(sql("SELECT coalesce(status, 'none'), count(*) FROM requests GROUP BY 1"))
-        assert {one.labels["status"]: one.value for one in counted} == {str(status): count for status, count in booked}
-        by_run = state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1", CALLS))
-        assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1"))
+        booked = state.query(sql("SELECT status, count(*) FROM requests GROUP BY 1"))
+        assert {one.labels["status"]: one.value for one in counted} == {
+            str(status or "none"): n for status, n in booked
+        }
+        by_run = state.query(sql("SELECT run_id, sum(added) FROM metrics WHERE name = ? GROUP BY 1 ORDER BY 1", CALLS))
+        assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1 ORDER BY 1"))
         (again,) = state.query(sql("SELECT count(*) FROM requests WHERE attempt > 1"))[0]
         assert store.growth(state, "expirytrack_api_retries_total", 0) == again
-
-
-class _Clock:
-    """A clock that moves only when told."""
-
-    time = NOW
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 def _end(ledger: RequestLedger, due: tuple[int, str, int, int], now: float) -> None:
@@ -176,8 +166,9 @@ def test_a_quantile_is_a_bound_of_what_was_observed_since(state: StateDatabase) 
     assert store.quantile(state, "expirytrack_cell_seconds", 0.5, 0) is None
 
 
-def test_a_save_is_cheap_however_long_the_past(state: StateDatabase) -> None:
+def test_a_save_is_cheap_however_long_the_past(tmp_path: Path) -> None:
     """With 120,000 rows behind it, a save takes no more of SQLite's work than a few statements do."""
+    state = StateDatabase(tmp_path / "state.sqlite")
     with state.transaction() as connection:
         connection.execute(
             sql(
@@ -196,7 +187,9 @@ def test_a_save_is_cheap_however_long_the_past(state: StateDatabase) -> None:
         return 0
 
     with state.transaction() as connection:  # this thread's one connection
-        connection.set_progress_handler(step, 1000)
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_progress_handler(step, 1000)
     store.save(state, None, NOW, collector=collector, keep_days=NOW)
     assert steps < 5, "thousands of SQLite's instructions"
 

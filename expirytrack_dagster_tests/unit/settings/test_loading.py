@@ -39,7 +39,7 @@ def test_defaults_are_the_limits_of_upstox(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.home == Path.cwd() / "data"
     assert settings.home.is_absolute()
     assert settings.database == settings.home / "expirytrack.duckdb"
-    assert settings.state == settings.home / "state.sqlite"
+    assert settings.state_address.path == settings.home / "state.sqlite"
 
 
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.breaker import LONGEST_PAUSE, PROBE_POLL, Breaker, Circuit, is_healthy
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait, family_scope
+from expirytrack_dagster_tests.engines import Engine, HostClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CALL = Call("candles", "NSE_FO|1|28-08-2025")
 DOWN = Receipt("http_error", counted_at=1.0, status=503)
@@ -24,33 +24,19 @@ SLOW_DOWN = Receipt("http_error", counted_at=1.0, status=429)
 LEASE = 30.0
 
 
-class FakeClock:
-    """A clock that moves only when told."""
-
-    time = 1_750_000_000.0
-
-    def now(self) -> float:
-        """Return the time shown."""
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        """Move the time."""
-        self.time += seconds
+@pytest.fixture
+def clock(engine: Engine) -> HostClock:
+    """Give a clock, beside whose server another host's would be wrong."""
+    return HostClock(engine, time=1_750_000_000.0, error=600.0)
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock."""
-    return FakeClock()
-
-
-@pytest.fixture
-def process(tmp_path: Path, clock: FakeClock) -> Iterator[Callable[[], RequestLedger]]:
+def process(engine: Engine, clock: HostClock) -> Iterator[Callable[[], RequestLedger]]:
     """Give a way to start processes of the same account."""
-    states = []
+    states, address = [], engine.fresh()
 
     def start() -> RequestLedger:
-        states.append(StateDatabase(tmp_path / "state.sqlite"))
+        states.append(StateDatabase(address))
         return RequestLedger(states[-1], (RateLimit(1, 1000),), clock=clock)
 
     yield start
@@ -83,7 +69,7 @@ def test_what_says_that_the_api_works(receipt: Receipt, healthy: bool | None) ->
     assert is_healthy(receipt) is healthy
 
 
-def test_five_in_a_row_open_it_for_every_process(process: Callable[[], RequestLedger], clock: FakeClock) -> None:
+def test_five_in_a_row_open_it_for_every_process(process: Callable[[], RequestLedger], clock: HostClock) -> None:
     """A success in between starts the count anew; the first opening is a wait for all."""
     one, other = process(), process()
     fail(one, 4)
@@ -121,7 +107,7 @@ def test_refusals_and_cancellations_neither_open_nor_close(process: Callable[[],
     assert ledger.budget().circuit_state == "open"
 
 
-def test_one_request_of_all_processes_tries(process: Callable[[], RequestLedger], clock: FakeClock) -> None:
+def test_one_request_of_all_processes_tries(process: Callable[[], RequestLedger], clock: HostClock) -> None:
     """The others wait for its answer; its success lets everybody go on."""
     one, other = process(), process()
     late = take(one)
@@ -137,7 +123,7 @@ def test_one_request_of_all_processes_tries(process: Callable[[], RequestLedger]
 
 
 def test_failed_probes_open_it_for_longer_and_stop_everybody(
-    process: Callable[[], RequestLedger], clock: FakeClock
+    process: Callable[[], RequestLedger], clock: HostClock
 ) -> None:
     """After the first opening calls raise at once, with the time of day; openings double up to ten minutes."""
     one, other = process(), process()
@@ -158,7 +144,7 @@ def test_failed_probes_open_it_for_longer_and_stop_everybody(
     assert one.budget().circuit_seconds == 5
 
 
-def test_killed_probe_gives_way_when_its_lease_ends(process: Callable[[], RequestLedger], clock: FakeClock) -> None:
+def test_killed_probe_gives_way_when_its_lease_ends(process: Callable[[], RequestLedger], clock: HostClock) -> None:
     """Nobody waits for an answer that cannot come any more."""
     one, other = process(), process()
     fail(one, 5)
@@ -177,7 +163,7 @@ def test_killed_probe_gives_way_when_its_lease_ends(process: Callable[[], Reques
 
 @pytest.mark.parametrize("end", ["given back", "cancelled", "429"])
 def test_probe_that_learns_nothing_leaves_it_to_another(
-    process: Callable[[], RequestLedger], clock: FakeClock, end: str
+    process: Callable[[], RequestLedger], clock: HostClock, end: str
 ) -> None:
     """A probe without a verdict neither closes nor reopens the circuit."""
     one, other = process(), process()
@@ -193,7 +179,7 @@ def test_probe_that_learns_nothing_leaves_it_to_another(
     assert one.budget().circuit_state == "closed"
 
 
-def test_jump_of_the_clock_does_not_lock_everybody_out(process: Callable[[], RequestLedger], clock: FakeClock) -> None:
+def test_jump_of_the_clock_does_not_lock_everybody_out(process: Callable[[], RequestLedger], clock: HostClock) -> None:
     """Set back by a day, the circuit is open for its longest pause at most."""
     ledger = process()
     fail(ledger, 5)
@@ -203,9 +189,9 @@ def test_jump_of_the_clock_does_not_lock_everybody_out(process: Callable[[], Req
     assert wait.seconds <= LONGEST_PAUSE
 
 
-def test_families_fail_by_themselves(tmp_path: Path, clock: FakeClock) -> None:
+def test_families_fail_by_themselves(engine: Engine, clock: HostClock) -> None:
     """With the family scope, failing candles do not stop discovery; numbers are settings."""
-    with StateDatabase(tmp_path / "state.sqlite") as state:
+    with StateDatabase(engine.fresh()) as state:
         ledger = RequestLedger(state, (), clock=clock, scope_of=family_scope, breaker=Breaker(failures=2, pause=7))
         fail(ledger, 2)
         assert ledger.acquire(CALL) == Wait(7, "answers failed (HTTP 503)")

@@ -18,6 +18,7 @@ from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.coordinator import PATIENCE, Coordinator, Line, Stage
 from expirytrack_dagster.upstox.ledger import RequestLedger, Wait, account_scope, family_scope
+from expirytrack_dagster_tests.engines import Engine, HostClock
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
@@ -32,24 +33,20 @@ ENDPOINTS: dict[Stage, Endpoint] = {
 }
 
 
-class FakeClock:
+class SleepingClock(HostClock):
     """Moves only by sleeping, and lets everything that is ready run first."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Begin with no sleeps."""
-        self.time = 1_750_000_000.0
+        super().__init__(engine, time=1_750_000_000.0)
         self.sleeps: list[float] = []
-
-    def now(self) -> float:
-        """Return the time shown."""
-        return self.time
 
     async def sleep(self, seconds: float) -> None:
         """Move the time without waiting."""
         self.sleeps.append(seconds)
         for _ in range(20):
             await asyncio.sleep(0)
-        self.time += seconds
+        await super().sleep(seconds)
 
 
 @dataclass
@@ -81,10 +78,10 @@ class Counting(RequestLedger):
 class Room:
     """A coordinator over a real ledger with a fake clock, and what went on in it."""
 
-    def __init__(self, folder: Path, limits: tuple[RateLimit, ...], scope_of: Callable[[Endpoint], str]) -> None:
+    def __init__(self, engine: Engine, limits: tuple[RateLimit, ...], scope_of: Callable[[Endpoint], str]) -> None:
         """Open the database."""
-        self.clock = FakeClock()
-        self.state = StateDatabase(folder / "state.sqlite")
+        self.clock = SleepingClock(engine)
+        self.state = StateDatabase(engine.fresh())
         self.ledger = Counting(self.state, limits, clock=self.clock, scope_of=scope_of)
         self.served: list[str] = []
         self.under_way: Counter[Stage] = Counter()
@@ -121,14 +118,14 @@ LATER = RateLimit(60, 1)
 """One request a minute: whoever comes first makes all others wait."""
 
 
-def room(folder: Path, *limits: RateLimit, scope_of: Callable[[Endpoint], str] = account_scope) -> Room:
+def room(engine: Engine, *limits: RateLimit, scope_of: Callable[[Endpoint], str] = account_scope) -> Room:
     """Give a room with these limits."""
-    return Room(folder, limits, scope_of)
+    return Room(engine, limits, scope_of)
 
 
-def test_discovery_before_contracts_before_candles_each_in_order(tmp_path: Path) -> None:
+def test_discovery_before_contracts_before_candles_each_in_order(engine: Engine) -> None:
     """Whatever the order of asking, the more urgent stage gets the next slot; equals keep their order."""
-    here = room(tmp_path, LATER)
+    here = room(engine, LATER)
 
     async def script() -> None:
         tasks = [asyncio.create_task(here.request(Stage.CANDLES, "first"))]
@@ -168,21 +165,21 @@ def test_no_stage_is_passed_over_for_long(steps: list[Stage | None]) -> None:
                 passed_over[other] = 0
 
 
-def test_stages_keep_to_their_workers(tmp_path: Path) -> None:
+def test_stages_keep_to_their_workers(engine: Engine) -> None:
     """One discovery, five contracts and ten candles at once, and all of them at the same time; nothing is left over."""
-    here = room(tmp_path)
+    here = room(engine)
 
     async def script() -> None:
-        await asyncio.gather(*(here.request(stage, hold=5) for stage in Stage for _ in range(40)))
+        await asyncio.gather(*(here.request(stage, hold=20) for stage in Stage for _ in range(40)))
 
     here.run(script)
     assert here.most == WORKERS
     assert here.rows() == 120
 
 
-def test_families_share_the_workers_of_a_stage(tmp_path: Path) -> None:
+def test_families_share_the_workers_of_a_stage(engine: Engine) -> None:
     """Profile and expiries have limits of their own there, but discovery is still one request at a time."""
-    here = room(tmp_path, scope_of=family_scope)
+    here = room(engine, scope_of=family_scope)
 
     async def script() -> None:
         async with here.coordinator.slot(Call("profile"), 1):
@@ -195,9 +192,9 @@ def test_families_share_the_workers_of_a_stage(tmp_path: Path) -> None:
     assert here.served == ["expiries"]
 
 
-def test_one_of_many_waiters_asks_the_ledger(tmp_path: Path) -> None:
+def test_one_of_many_waiters_asks_the_ledger(engine: Engine) -> None:
     """Fifty requests that wait for the same window cost one question a slot and one a wait."""
-    here = room(tmp_path, RateLimit(60, 10))
+    here = room(engine, RateLimit(60, 10))
 
     async def script() -> None:
         await asyncio.gather(*(here.request(Stage.CANDLES) for _ in range(50)))
@@ -209,9 +206,9 @@ def test_one_of_many_waiters_asks_the_ledger(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turns", range(12))
-def test_cancelled_waiter_loses_no_slot_and_stops_nobody(tmp_path: Path, turns: int) -> None:
+def test_cancelled_waiter_loses_no_slot_and_stops_nobody(engine: Engine, turns: int) -> None:
     """Cancelled at any turn of the loop, before, while or after the ledger is asked: the others are served."""
-    here = room(tmp_path, RateLimit(60, 3))
+    here = room(engine, RateLimit(60, 3))
 
     async def script() -> None:
         tasks = [asyncio.create_task(here.request(Stage.CANDLES, str(number))) for number in range(4)]
@@ -230,10 +227,10 @@ def test_cancelled_waiter_loses_no_slot_and_stops_nobody(tmp_path: Path, turns: 
 
 
 def test_slot_granted_in_the_turn_of_the_cancellation_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The narrowest moment: the slot is given, and before its waiter runs again it is cancelled."""
-    here = room(tmp_path, RateLimit(60, 1))
+    here = room(engine, RateLimit(60, 1))
     serve = Line.serve
 
     async def script() -> None:
@@ -255,9 +252,9 @@ def test_slot_granted_in_the_turn_of_the_cancellation_is_given_back(
     assert here.clock.sleeps == []
 
 
-def test_closing_gives_back_what_was_granted_in_the_last_moment(tmp_path: Path) -> None:
+def test_closing_gives_back_what_was_granted_in_the_last_moment(engine: Engine) -> None:
     """A client that ends while its ledger is being asked leaves no row of a request that was never sent."""
-    here = room(tmp_path)
+    here = room(engine)
 
     async def script() -> None:
         task = asyncio.create_task(here.request(Stage.CANDLES))
@@ -273,9 +270,9 @@ def test_closing_gives_back_what_was_granted_in_the_last_moment(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("error", [CircuitOpen("Nothing is sent."), StateLocked("Held.")])
-def test_everybody_who_waits_hears_of_an_error_at_once(tmp_path: Path, error: Exception) -> None:
+def test_everybody_who_waits_hears_of_an_error_at_once(engine: Engine, error: Exception) -> None:
     """A dozen waiters, one question: all raise, none asks by itself; later requests are served again."""
-    here = room(tmp_path, LATER)
+    here = room(engine, LATER)
 
     async def script() -> None:
         here.ledger.error = error
@@ -289,9 +286,9 @@ def test_everybody_who_waits_hears_of_an_error_at_once(tmp_path: Path, error: Ex
     assert here.served == ["later"]
 
 
-def test_locked_database_does_not_stall_the_event_loop(tmp_path: Path) -> None:
+def test_locked_database_does_not_stall_the_event_loop(engine: Engine) -> None:
     """While another program holds the lock for 0.3 s, the loop goes on turning and the request is served after it."""
-    here = room(tmp_path)
+    here = room(engine)
     gaps: list[float] = []
 
     async def heartbeat() -> None:
@@ -302,7 +299,7 @@ def test_locked_database_does_not_stall_the_event_loop(tmp_path: Path) -> None:
 
     async def script() -> None:
         beating = asyncio.create_task(heartbeat())
-        with StateDatabase(here.state.address.path).transaction():
+        with StateDatabase(here.state.address).transaction():
             task = asyncio.create_task(here.request(Stage.CANDLES, "patient"))
             await asyncio.sleep(0.3)
             assert here.served == []

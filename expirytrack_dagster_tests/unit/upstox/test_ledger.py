@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import StateLocked
@@ -21,31 +19,19 @@ from expirytrack_dagster.upstox.breaker import Breaker
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.clock import Uptime
 from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait, family_scope, open_ledger
+from expirytrack_dagster_tests.engines import Engine, HostClock
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LIMITS = (RateLimit(1, 3), RateLimit(7, 8), RateLimit(30, 12))
 CALL = Call("candles", "NSE_FO|1|28-08-2025", {"from": "2025-08-01"})
 LEASE = 5.0
-EPSILON = 1e-6
+EPSILON = 5e-6
+"""PostgreSQL's clock shows whole microseconds."""
 NEVER = Breaker(failures=10**9)
-
-
-@dataclass
-class FakeClock:
-    """A clock that moves only when told; it may be set back."""
-
-    time: float = 1_000_000.0
-
-    def now(self) -> float:
-        """Return the time shown."""
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        """Move the time."""
-        self.time += seconds
 
 
 class Request(NamedTuple):
@@ -63,20 +49,22 @@ class Request(NamedTuple):
 class World:
     """A true time, a wall clock that may be wrong, the ledger, and the API's own count."""
 
-    path: Path
+    engine: Engine
     true: float = 1_000_000.0
-    clock: FakeClock = field(default_factory=FakeClock)
     counted: list[float] = field(default_factory=list)
     pending: list[tuple[float, int, str]] = field(default_factory=list)
     bounds: dict[int, float] = field(default_factory=dict)  # as documented: answer's arrival, else end of the lease
 
     def __post_init__(self) -> None:
         """Open the ledger."""
+        self.address = self.engine.fresh()
+        self.clock = HostClock(self.engine)
         self.open()
 
     def open(self) -> None:
-        """Open the ledger as a new process would."""
-        self.state = StateDatabase(self.path)
+        """Open the ledger as a new process would, on a host whose clock is wrong by ten minutes."""
+        self.clock.error = 600.0 if self.clock.error <= 0 else -600.0
+        self.state = StateDatabase(self.address)
         self.ledger = RequestLedger(self.state, LIMITS, clock=self.clock, breaker=NEVER)
 
     def advance(self, until: float) -> None:
@@ -84,14 +72,18 @@ class World:
         while self.pending and self.pending[0][0] <= until:
             arrival, request_id, fate = heapq.heappop(self.pending)
             self._move(arrival)
-            now = self.clock.now()
+            now = self.wall()
             if fate == "answered":
-                self.ledger.settle(request_id, Receipt("ok", counted_at=now, status=200))
+                self.ledger.settle(request_id, Receipt("ok", counted_at=self.clock.now(), status=200))
                 self.bounds[request_id] = now
             else:
                 self.ledger.settle(request_id, Receipt("network_error"))
                 self.bounds[request_id] = min(self.bounds[request_id], now + TRAVEL_SECONDS)
         self._move(until)
+
+    def wall(self) -> float:
+        """Return what the clock shows by which the ledger goes."""
+        return self.clock.time
 
     def _move(self, until: float) -> None:
         self.clock.time += max(0.0, until - self.true)
@@ -108,7 +100,7 @@ class World:
         """Put a granted request on its way to the API."""
         request_id = self.ledger.acquire(CALL, lease=LEASE)
         assert isinstance(request_id, int)
-        self.bounds[request_id] = self.clock.now() + LEASE
+        self.bounds[request_id] = self.wall() + LEASE
         sent = min(request.sending, LEASE) if request.fate == "killed" else request.sending
         self.counted.append(self.true + sent)
         if request.fate != "killed":
@@ -122,6 +114,7 @@ class World:
                 assert last - first >= limit.seconds - EPSILON, f"{limit} exceeded"
 
 
+SHARED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DELAY = st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.9, 1.5])
 
 
@@ -132,37 +125,39 @@ def requests(jumps: st.SearchStrategy[float]) -> st.SearchStrategy[list[Request]
     return st.lists(one, min_size=5, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
-@given(requests(st.just(0.0)))
-def test_no_window_is_exceeded_and_no_request_waits_needlessly(sequence: list[Request]) -> None:
-    """Whatever the latencies, breaks, kills and restarts; waits are exact."""
-    with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder) / "state.sqlite")
+@SHARED
+@given(sequence=requests(st.just(0.0)))
+def test_no_window_is_exceeded_and_no_request_waits_needlessly(engine: Engine, sequence: list[Request]) -> None:
+    """Whatever the latencies, breaks, kills, restarts, and clocks of hosts; waits are exact."""
+    world = World(engine)
+    with world.state:
         for request in sequence:
             world.advance(world.true + request.gap)
             if request.restart:
                 world.state.close()
                 world.open()
-            while world.is_full(now := world.clock.now(), seen=math.inf):
+            while world.is_full(now := world.wall(), seen=math.inf):
                 wait = world.ledger.acquire(CALL, lease=LEASE)
                 assert isinstance(wait, Wait)
                 assert wait.seconds > 0
                 assert world.is_full(now + wait.seconds - EPSILON, seen=now)
                 assert not world.is_full(now + wait.seconds + EPSILON, seen=now)
                 world.advance(world.true + wait.seconds)
-                if abs(world.clock.now() - now - wait.seconds) < EPSILON:
+                if abs(world.wall() - now - wait.seconds) < EPSILON:
                     world.advance(world.true + EPSILON)  # rounding at the very edge of a window
             world.send(request)
         world.state.close()
         world.check_windows()
 
 
-@settings(max_examples=40, deadline=None)
-@given(requests(st.sampled_from([0.0, 0.0, 0.0, 0.4, 20.0, 3600.0])))
-def test_clock_that_jumps_back_exceeds_nothing_and_blocks_for_one_window_at_most(sequence: list[Request]) -> None:
+@SHARED
+@given(sequence=requests(st.sampled_from([0.0, 0.0, 0.0, 0.4, 20.0, 3600.0])))
+def test_clock_that_jumps_back_exceeds_nothing_and_blocks_for_one_window_at_most(
+    engine: Engine, sequence: list[Request]
+) -> None:
     """Rows left in the future count as of now."""
-    with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder) / "state.sqlite")
+    world = World(engine)
+    with world.state:
         for request in sequence:
             world.advance(world.true + request.gap)
             world.clock.time -= request.jump
@@ -170,7 +165,7 @@ def test_clock_that_jumps_back_exceeds_nothing_and_blocks_for_one_window_at_most
             while isinstance(slot := world.ledger.acquire(CALL, lease=LEASE), Wait):
                 world.advance(world.true + slot.seconds + EPSILON)
             assert world.true - began <= LIMITS[-1].seconds + LEASE + 1
-            world.bounds[slot] = world.clock.now() + LEASE
+            world.bounds[slot] = world.wall() + LEASE
             sent = min(request.sending, LEASE)
             world.counted.append(world.true + sent)
             if request.fate != "killed":
@@ -180,25 +175,26 @@ def test_clock_that_jumps_back_exceeds_nothing_and_blocks_for_one_window_at_most
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock."""
-    return FakeClock()
+def clock(engine: Engine) -> HostClock:
+    """Give a clock, beside whose server another host's would be wrong."""
+    return HostClock(engine, error=-600.0)
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[StateDatabase]:
-    """Give an empty state database."""
-    with StateDatabase(tmp_path / "state.sqlite") as database:
+def state(engine: Engine, clock: HostClock) -> Iterator[StateDatabase]:
+    """Give an empty state database that goes by the clock."""
+    del clock
+    with StateDatabase(engine.fresh()) as database:
         yield database
 
 
 @pytest.fixture
-def ledger(state: StateDatabase, clock: FakeClock) -> RequestLedger:
+def ledger(state: StateDatabase, clock: HostClock) -> RequestLedger:
     """Give a ledger on an empty database."""
     return RequestLedger(state, LIMITS, clock=clock)
 
 
-def refused(ledger: RequestLedger, clock: FakeClock, retry_after: float | None = None) -> bool:
+def refused(ledger: RequestLedger, clock: HostClock, retry_after: float | None = None) -> bool:
     """Send one request when the ledger allows it and have it refused."""
     while isinstance(slot := ledger.acquire(CALL), Wait):
         clock.time += slot.seconds
@@ -206,7 +202,7 @@ def refused(ledger: RequestLedger, clock: FakeClock, retry_after: float | None =
     return ledger.refuse(slot, retry_after, "429")
 
 
-def test_row_records_what_was_asked_and_answered(ledger: RequestLedger, state: StateDatabase, clock: FakeClock) -> None:
+def test_row_records_what_was_asked_and_answered(ledger: RequestLedger, state: StateDatabase, clock: HostClock) -> None:
     """The audit row holds the call, the receipt and the latency."""
     slot = ledger.acquire(CALL, attempt=2, run_id="run")
     assert isinstance(slot, int)
@@ -214,7 +210,8 @@ def test_row_records_what_was_asked_and_answered(ledger: RequestLedger, state: S
     ledger.settle(slot, Receipt("ok", counted_at=clock.now(), status=200, bytes=10, rows=3, first_ts=1, last_ts=2))
     row = state.query(
         sql(
-            "SELECT scope, endpoint, target, params, attempt, run_id, status, bytes, rows, latency, outcome FROM requests"
+            "SELECT scope, endpoint, target, params, attempt, run_id, status, bytes, rows,"
+            " latency, outcome FROM requests"
         )
     )
     assert row == [
@@ -224,7 +221,7 @@ def test_row_records_what_was_asked_and_answered(ledger: RequestLedger, state: S
     assert ledger.spent("other") == 0
 
 
-def test_budget_tells_use_and_wait(ledger: RequestLedger, clock: FakeClock) -> None:
+def test_budget_tells_use_and_wait(ledger: RequestLedger, clock: HostClock) -> None:
     """Each window says how full it is and when the next slot comes."""
     for _ in range(3):
         slot = ledger.acquire(CALL)
@@ -241,12 +238,12 @@ def test_budget_tells_use_and_wait(ledger: RequestLedger, clock: FakeClock) -> N
 
 
 def test_cool_down_stops_every_process_and_never_gets_shorter(
-    ledger: RequestLedger, state: StateDatabase, clock: FakeClock
+    ledger: RequestLedger, state: StateDatabase, clock: HostClock
 ) -> None:
     """Another ledger on the same file waits too, for the longer of two pauses."""
     ledger.cool_down("account", 60, "long")
     ledger.cool_down("account", 1, "short")
-    other = RequestLedger(StateDatabase(state.address.path), LIMITS, clock=clock)
+    other = RequestLedger(StateDatabase(state.address), LIMITS, clock=clock)
     assert other.acquire(CALL) == Wait(60, "long")
     clock.time -= 3600  # a pause set in the future lasts no longer than it was meant to
     assert other.acquire(CALL) == Wait(60, "long")
@@ -254,7 +251,7 @@ def test_cool_down_stops_every_process_and_never_gets_shorter(
     assert isinstance(other.acquire(CALL), int)
 
 
-def test_refusals_in_a_row_wait_out_ever_longer_windows(ledger: RequestLedger, clock: FakeClock) -> None:
+def test_refusals_in_a_row_wait_out_ever_longer_windows(ledger: RequestLedger, clock: HostClock) -> None:
     """1, 7 and 30 s, then it is given up; a request that gets through starts anew."""
     pauses = []
     for _ in LIMITS:
@@ -270,7 +267,7 @@ def test_refusals_in_a_row_wait_out_ever_longer_windows(ledger: RequestLedger, c
     assert ledger.budget().cooldown_seconds == pytest.approx(1)
 
 
-def test_requests_refused_together_make_one_pause(ledger: RequestLedger, clock: FakeClock) -> None:
+def test_requests_refused_together_make_one_pause(ledger: RequestLedger, clock: HostClock) -> None:
     """Three requests under way at the first refusal do not lengthen the pause, even if answered after it."""
     slots = [ledger.acquire(CALL) for _ in range(3)]
     for slot in slots:
@@ -283,7 +280,7 @@ def test_requests_refused_together_make_one_pause(ledger: RequestLedger, clock: 
     assert ledger.budget().cooldown_seconds == pytest.approx(7)
 
 
-def test_retry_after_is_honoured(ledger: RequestLedger, clock: FakeClock) -> None:
+def test_retry_after_is_honoured(ledger: RequestLedger, clock: HostClock) -> None:
     """The server's wish replaces our guess; one longer than the longest window is not waited for."""
     assert refused(ledger, clock, retry_after=12)
     assert ledger.budget().cooldown_seconds == pytest.approx(12)
@@ -291,7 +288,7 @@ def test_retry_after_is_honoured(ledger: RequestLedger, clock: FakeClock) -> Non
     assert ledger.budget().cooldown_seconds == pytest.approx(86_400)
 
 
-def test_jump_back_does_not_hide_refusals(ledger: RequestLedger, clock: FakeClock) -> None:
+def test_jump_back_does_not_hide_refusals(ledger: RequestLedger, clock: HostClock) -> None:
     """Refusals in a row are told by order, not by time."""
     slot = ledger.acquire(CALL)
     assert isinstance(slot, int)
@@ -317,7 +314,7 @@ def test_accounts_have_limits_of_their_own(tmp_path: Path) -> None:
     assert "contracts of second" in ledger("second", rate_scope="family").all_scopes()
 
 
-def test_families_have_limits_of_their_own(state: StateDatabase, clock: FakeClock) -> None:
+def test_families_have_limits_of_their_own(state: StateDatabase, clock: HostClock) -> None:
     """With the family scope, contracts of both kinds share windows that candles do not touch."""
     ledger = RequestLedger(state, (RateLimit(1, 1),), clock=clock, scope_of=family_scope)
     assert isinstance(ledger.acquire(CALL), int)
@@ -326,13 +323,13 @@ def test_families_have_limits_of_their_own(state: StateDatabase, clock: FakeCloc
     assert isinstance(ledger.acquire(CALL), Wait)
 
 
-def test_no_windows_means_no_waiting(state: StateDatabase, clock: FakeClock) -> None:
+def test_no_windows_means_no_waiting(state: StateDatabase, clock: HostClock) -> None:
     """Without limits everything is granted."""
     ledger = RequestLedger(state, (), clock=clock)
     assert all(isinstance(ledger.acquire(CALL), int) for _ in range(100))
 
 
-def test_slot_given_back_leaves_no_trace(state: StateDatabase, clock: FakeClock) -> None:
+def test_slot_given_back_leaves_no_trace(state: StateDatabase, clock: HostClock) -> None:
     """Nothing was sent, so neither the windows, nor the bucket, nor the audit know of it."""
     ledger = RequestLedger(state, (RateLimit(1, 2),), clock=clock, burst=1)
     for _ in range(5):
@@ -345,10 +342,10 @@ def test_slot_given_back_leaves_no_trace(state: StateDatabase, clock: FakeClock)
     assert ledger.acquire(CALL) == Wait(pytest.approx(1 / 2), "2/1 is paced")  # type: ignore[arg-type]  # as equal
 
 
-def test_requests_are_paced_by_all_processes_together(state: StateDatabase, clock: FakeClock) -> None:
+def test_requests_are_paced_by_all_processes_together(state: StateDatabase, clock: HostClock) -> None:
     """Five at once, then one every 20 ms, however many ledgers share the database; a pause refills the bucket."""
     limits = (RateLimit(1, 50), RateLimit(60, 500))
-    ledgers = [RequestLedger(StateDatabase(state.address.path), limits, clock=clock, burst=5) for _ in range(3)]
+    ledgers = [RequestLedger(StateDatabase(state.address), limits, clock=clock, burst=5) for _ in range(3)]
     times = []
     for number in range(25):
         ledger = ledgers[number % 3]
@@ -366,7 +363,7 @@ def test_requests_are_paced_by_all_processes_together(state: StateDatabase, cloc
     assert wait.reason == "500/60 is used up" or wait.seconds <= 0.02 + EPSILON
 
 
-def test_after_a_loss_all_windows_are_full(tmp_path: Path, clock: FakeClock) -> None:
+def test_after_a_loss_all_windows_are_full(tmp_path: Path, clock: HostClock) -> None:
     """A database that replaced a damaged one gives no slot before the longest window has passed, and status says so."""
     path = tmp_path / "state.sqlite"
     path.write_bytes(b"damaged " * 1000)
@@ -383,11 +380,11 @@ def test_after_a_loss_all_windows_are_full(tmp_path: Path, clock: FakeClock) -> 
         assert isinstance(ledger.acquire(CALL), int)
 
 
-def test_locked_database_is_named_within_its_timeout(state: StateDatabase, clock: FakeClock) -> None:
+def test_locked_database_is_named_within_its_timeout(state: StateDatabase, clock: HostClock) -> None:
     """A ledger that cannot get the lock raises StateLocked with one sentence, and changes nothing."""
-    with StateDatabase(state.address.path, timeout=0.05) as impatient:
+    with StateDatabase(state.address, timeout=0.05) as impatient:
         waiting = RequestLedger(impatient, LIMITS, clock=clock)
-        with state.transaction(), pytest.raises(StateLocked, match=r"state\.sqlite .* 0\.05 s: try again\.$"):
+        with state.transaction(), pytest.raises(StateLocked, match=r" 0\.05 s: try again\.$"):
             waiting.acquire(CALL)
     assert state.query(sql("SELECT count(*) FROM requests")) == [(0,)]
 
@@ -398,7 +395,7 @@ def test_settling_after_the_database_was_replaced_is_harmless(ledger: RequestLed
     assert ledger.refuse(4711, None, "429")
 
 
-def test_new_boot_believes_the_wall_clock(state: StateDatabase, clock: FakeClock) -> None:
+def test_new_boot_believes_the_wall_clock(state: StateDatabase, clock: HostClock) -> None:
     """Uptimes of two boots say nothing about each other: the night between them counts as time that passed."""
     up = Uptime("monday", 50_000.0)
     ledger = RequestLedger(state, (RateLimit(60, 1),), clock=clock, uptime=lambda: up)

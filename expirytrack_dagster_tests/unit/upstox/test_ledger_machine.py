@@ -1,7 +1,8 @@
 """The ledger as a state machine: two processes, any order of requests, kills, cancellations, restarts and clock jumps.
 
 A model in true time, which no clock jump touches, says after every step what the API has counted and whether the
-windows and the bucket have room. The ledger only sees a wall clock that jumps and an uptime that does not.
+windows and the bucket have room. The ledger only sees a wall clock that jumps and an uptime that does not; in PostgreSQL, the server's
+clock, and clocks of two hosts that are wrong by minutes and jump.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -21,6 +23,10 @@ from expirytrack_dagster.upstox.breaker import Breaker
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.clock import Uptime
 from expirytrack_dagster.upstox.ledger import TRAVEL_SECONDS, RequestLedger, Wait
+from expirytrack_dagster_tests.engines import Engine, Files, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LIMITS = (RateLimit(1, 4), RateLimit(7, 9), RateLimit(30, 14))
 BURST, RATE = 2, 4.0
@@ -32,15 +38,18 @@ JUMPS = st.sampled_from([-3600.0, -20.0, -1.5, 1.5, 20.0, 3600.0])
 
 
 class BrokenClock:
-    """A wall clock that is wrong by `error`, and an uptime that is right."""
+    """A wall clock that is wrong by `error`, and an uptime that is right; the server's clock, if there is one, is."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Begin without an error."""
         self.true = 1_000_000.0
         self.error = 0.0
+        self._engine = engine
+        engine.set_time(self.true)
 
     def now(self) -> float:
         """Return what the wall clock shows."""
+        self._engine.set_time(self.true)
         return self.true + self.error
 
     async def sleep(self, seconds: float) -> None:
@@ -50,6 +59,22 @@ class BrokenClock:
     def uptime(self) -> Uptime:
         """Return what nobody can set."""
         return Uptime("boot", self.true - 900_000.0)
+
+
+@dataclass
+class Host:
+    """Another wall clock, wrong by so many seconds more."""
+
+    clock: BrokenClock
+    error: float
+
+    def now(self) -> float:
+        """Return what it shows."""
+        return self.clock.now() + self.error
+
+    async def sleep(self, seconds: float) -> None:
+        """Move true time."""
+        await self.clock.sleep(seconds)
 
 
 @dataclass
@@ -65,22 +90,31 @@ class Sent:
 class LedgerMachine(RuleBasedStateMachine):
     """Steps of two processes, the API, and somebody who sets the clock."""
 
+    errors = (0.0, 0.0)
+
     @initialize()
     def begin(self) -> None:
         """Start both processes on an empty database."""
         self.folder = tempfile.TemporaryDirectory()
-        self.clock = BrokenClock()
-        self.states = [StateDatabase(Path(self.folder.name) / "state.sqlite") for _ in range(2)]
-        self.ledgers = [self.ledger(state) for state in self.states]
+        engine = self.engine()
+        self.clock = BrokenClock(engine)
+        self.hosts = [Host(self.clock, error) for error in self.errors]
+        address = engine.fresh()
+        self.states = [StateDatabase(address) for _ in range(2)]
+        self.ledgers = [self.ledger(process) for process in range(2)]
         self.sent: list[Sent] = []
         self.counted: list[float] = []
         self.tokens, self.tokens_at = float(BURST), self.clock.true
 
-    def ledger(self, state: StateDatabase) -> RequestLedger:
+    def engine(self) -> Engine:
+        """Say where the database is."""
+        return Files(Path(self.folder.name))
+
+    def ledger(self, process: int) -> RequestLedger:
         """Make the ledger of a process."""
-        return RequestLedger(
-            state, LIMITS, clock=self.clock, uptime=self.clock.uptime, burst=BURST, breaker=Breaker(failures=10**9)
-        )
+        state, clock = self.states[process], self.hosts[process]
+        uptime = None if state.has_clock else self.clock.uptime
+        return RequestLedger(state, LIMITS, clock=clock, uptime=uptime, burst=BURST, breaker=Breaker(failures=10**9))
 
     def has_room(self, at: float) -> bool:
         """Say by the model whether a request may go at a true time, if what is under way is answered now."""
@@ -97,8 +131,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for sent in sorted((s for s in self.sent if s.fate != "done" and s.ends <= until), key=lambda s: s.ends):
             self.clock.true = max(self.clock.true, sent.ends)
             ok = sent.fate == "answered"
-            receipt = Receipt("ok", counted_at=self.clock.now()) if ok else Receipt("network_error")
-            self.ledgers[sent.slot % 2].settle(sent.slot, receipt)
+            process = sent.slot % 2
+            receipt = Receipt("ok", counted_at=self.hosts[process].now()) if ok else Receipt("network_error")
+            self.ledgers[process].settle(sent.slot, receipt)
             sent.bound = self.clock.true if ok else min(sent.bound, self.clock.true + TRAVEL_SECONDS)
             sent.fate = "done"
         self.clock.true = until
@@ -135,7 +170,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def process_restarts(self, process: int) -> None:
         """End a process and start another one in its place."""
         self.states[process].close()
-        self.ledgers[process] = self.ledger(self.states[process])
+        self.ledgers[process] = self.ledger(process)
 
     @invariant()
     def no_window_is_exceeded(self) -> None:
@@ -152,5 +187,28 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+_SERVERS: list[Server] = []
+
+
+class HostsMachine(LedgerMachine):
+    """The same with two hosts that share a server, and whose clocks are twenty minutes apart."""
+
+    errors = (600.0, -600.0)
+
+    def engine(self) -> Engine:
+        """Say where the database is."""
+        return _SERVERS[-1]
+
+
+@pytest.fixture
+def server(postgres: str) -> Iterator[None]:
+    """Give the machine of hosts a server."""
+    _SERVERS.append(Server(postgres))
+    yield
+    _SERVERS.pop().close()
+
+
+HostsMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+TestHostsMachine = pytest.mark.usefixtures("server")(pytest.mark.timeout(60)(HostsMachine.TestCase))
 LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
 TestLedgerMachine = pytest.mark.timeout(60)(LedgerMachine.TestCase)

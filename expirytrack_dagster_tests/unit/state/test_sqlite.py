@@ -1,10 +1,9 @@
-"""The state database: creation, migrations, sharing between threads, and the errors of a real SQLite file."""
+"""A state database in a SQLite file: WAL, damage, the schema's number, and the errors of the real thing."""
 
 from __future__ import annotations
 
-import pickle
 import sqlite3
-import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TRACK = "INSERT INTO underlyings VALUES (?, ?, 0)"
+    from sqlalchemy import TextClause
 
 
 @pytest.fixture
@@ -27,11 +26,16 @@ def state(tmp_path: Path) -> Iterator[StateDatabase]:
         yield database
 
 
-def write(state: StateDatabase, *statements: tuple[str, ...]) -> None:
+def track(symbol: str, key: str) -> TextClause:
+    """Return the statement that tracks an underlying."""
+    return sql("INSERT INTO underlyings VALUES (?, ?, 0)", symbol, key)
+
+
+def write(state: StateDatabase, *statements: TextClause) -> None:
     """Run statements in one transaction."""
     with state.transaction() as connection:
-        for sql, *parameters in statements:
-            connection.execute(sql(sql, *parameters))
+        for statement in statements:
+            connection.execute(statement)
 
 
 def test_first_use_creates_folder_tables_and_wal(state: StateDatabase) -> None:
@@ -40,41 +44,6 @@ def test_first_use_creates_folder_tables_and_wal(state: StateDatabase) -> None:
     assert {"requests", "cooldowns", "underlyings", "learned"} <= tables
     assert state.query(sql("PRAGMA journal_mode")) == [("wal",)]
     assert state.query(sql("PRAGMA foreign_keys")) == [(1,)]
-
-
-def test_transaction_commits_or_rolls_back(state: StateDatabase) -> None:
-    """What a block wrote stays if it ends well, and goes if it raises; a defect in the SQL stays as it is."""
-    with state.transaction() as connection:
-        connection.execute(sql(TRACK, "NIFTY", "NSE_INDEX|Nifty 50"))
-    with pytest.raises(sqlite3.IntegrityError):
-        write(state, (TRACK, "SENSEX", "BSE_INDEX|SENSEX"), (TRACK, "OTHER", "BSE_INDEX|SENSEX"))
-    assert state.query(sql("SELECT symbol FROM underlyings")) == [("NIFTY",)]
-
-
-def test_each_thread_has_a_connection_of_its_own(state: StateDatabase) -> None:
-    """Threads that write at once all succeed, and closing ends the connections of all."""
-
-    def insert(number: int) -> None:
-        for step in range(20):
-            with state.transaction() as connection:
-                connection.execute(sql("INSERT INTO learned VALUES (?, '', 0)", f"{number}-{step}"))
-
-    threads = [threading.Thread(target=insert, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert state.query(sql("SELECT count(*) FROM learned")) == [(80,)]
-    state.close()
-    assert state.query(sql("SELECT count(*) FROM learned")) == [(80,)]
-
-
-def test_handle_survives_pickling(state: StateDatabase) -> None:
-    """A handle sent to another process opens the same file."""
-    with state.transaction() as connection:
-        connection.execute(sql(TRACK, "NIFTY", "NSE_INDEX|Nifty 50"))
-    with pickle.loads(pickle.dumps(state)) as copy:  # noqa: S301  our own bytes of this very line
-        assert copy.query(sql("SELECT symbol FROM underlyings")) == [("NIFTY",)]
 
 
 def test_lock_of_another_program_is_named(tmp_path: Path) -> None:
@@ -120,7 +89,7 @@ def test_tracked_underlyings_are_saved_from_a_damaged_file(tmp_path: Path) -> No
     """Damage elsewhere costs no underlying, and processes that had the old file open go over to the new one."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as state, StateDatabase(path) as other:
-        write(state, (TRACK, "NIFTY", "NSE_INDEX|Nifty 50"), (TRACK, "SENSEX", "BSE_INDEX|SENSEX"))
+        write(state, track("NIFTY", "NSE_INDEX|Nifty 50"), track("SENSEX", "BSE_INDEX|SENSEX"))
         state.close()
         other.query(sql("SELECT 1"))
         damage_table(path, "cooldowns")
@@ -128,7 +97,7 @@ def test_tracked_underlyings_are_saved_from_a_damaged_file(tmp_path: Path) -> No
         assert len(copies(path)) == 1
         for handle in (state, other):
             assert handle.query(sql("SELECT symbol FROM underlyings ORDER BY 1")) == [("NIFTY",), ("SENSEX",)]
-        write(other, (TRACK, "BANKNIFTY", "NSE_INDEX|Nifty Bank"))
+        write(other, track("BANKNIFTY", "NSE_INDEX|Nifty Bank"))
         assert state.query(sql("SELECT count(*) FROM underlyings")) == [(3,)]
 
 
@@ -141,7 +110,7 @@ def test_damage_inside_a_transaction_is_named_and_the_next_one_works(tmp_path: P
     with StateDatabase(path) as state:
         with pytest.raises(DatabaseCorrupt, match="replaced"), state.transaction() as connection:
             connection.execute(sql("INSERT INTO learned VALUES ('x', '', 0)"))
-        write(state, ("INSERT INTO learned VALUES ('x', '', 0)",))
+        write(state, sql("INSERT INTO learned VALUES ('x', '', 0)"))
         assert state.query(sql("SELECT name FROM learned")) == [("x",)]
 
 
@@ -149,7 +118,9 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
     """A file of a later version is not touched."""
     path = tmp_path / "state.sqlite"
     with StateDatabase(path) as state:
-        state.query(sql("PRAGMA user_version = 999"))
+        state.query(sql("SELECT 1"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 999")
     with StateDatabase(path) as state, pytest.raises(SchemaTooNew, match="999"):
         state.query(sql("SELECT 1"))
 
@@ -158,7 +129,7 @@ def test_full_disk_is_named(state: StateDatabase) -> None:
     """SQLite's own page limit stands for a full disk."""
     state.query(sql("SELECT 1"))
     with pytest.raises(DiskFull):
-        write(state, ("PRAGMA max_page_count = 1",), ("INSERT INTO learned VALUES ('x', ?, 0)", "x" * 1_000_000))
+        write(state, sql("PRAGMA max_page_count = 1"), sql("INSERT INTO learned VALUES ('x', ?, 0)", "x" * 1_000_000))
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
