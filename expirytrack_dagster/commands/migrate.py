@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.moving import archive, state
     from expirytrack_dagster.settings import Settings
+    from expirytrack_dagster.state.copying import Sum
     from expirytrack_dagster.state_address import StateAddress
+    from expirytrack_dagster.warehouse.sums import TableSum
 
 ToOption = Annotated[
     list[str],
@@ -105,18 +107,18 @@ def _move_archive(settings: Settings, address: Address, data: str | None) -> tup
 
 def _move_state(settings: Settings, address: StateAddress) -> state.Copied:
     from expirytrack_dagster import console
-    from expirytrack_dagster.moving.state import copy_state
+    from expirytrack_dagster.moving.state import move_state
     from expirytrack_dagster.security import audit
     from expirytrack_dagster.state import StateDatabase, open_state
 
     if address == settings.state_address:
         raise ConfigurationError(f"The state database is at {address} already.")
     with (
-        console.slow_bar("Copying the state", "rows") as progress,
+        console.slow("Copying the state"),
         open_state(settings) as source,
         StateDatabase(address) as target,
     ):
-        done = copy_state(source, target, progress)
+        done = move_state(source, target)
     audit.record(settings, "migrate", source=str(settings.state_address), target=str(address), equal=done.equal)
     return done
 
@@ -129,13 +131,18 @@ def _figures(address: object, done: archive.Copied | state.Copied) -> dict[str, 
         "tables": {
             name: {
                 "rows": source.rows,
-                "sum": f"{source.checksum:016x}",
+                "sum": _sum(source),
                 "target_rows": target.rows,
-                "target_sum": f"{target.checksum:016x}",
+                "target_sum": _sum(target),
             }
             for name, (source, target) in done.tables.items()
         },
     }
+
+
+def _sum(table: TableSum | Sum) -> str:
+    """Return sixteen digits of a sum, which a person can compare."""
+    return f"{table.checksum:016x}" if isinstance(table, tuple) else table.sha256[:16]
 
 
 def _say(sentence: str, figures: object, *, as_json: bool) -> bool:

@@ -24,8 +24,8 @@ UNASKED = date(2025, 9, 9)
 
 _REVIEW = """
 INSERT INTO main.reviews BY NAME
-SELECT $1 AS reviewed_at, 'a person' AS reviewer, 'discard' AS action, underlying, expiry, instrument_key, 'ohlc' AS rule,
-    'run' AS run_id, 1 AS rows
+SELECT $1 AS reviewed_at, 'a person' AS reviewer, 'discard' AS action, underlying, expiry, instrument_key,
+    'ohlc' AS rule, 'run' AS run_id, 1 AS rows
 FROM contracts LIMIT 1
 """
 _BAD_ROWS = """

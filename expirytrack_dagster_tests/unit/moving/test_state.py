@@ -1,4 +1,4 @@
-"""The state database copied to another address is equal there, on both engines, and goes on from where it was."""
+"""The state database moved to another address is equal there, on both engines, and no other one is written into."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from sqlalchemy import delete, insert, select, update
 from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.moving import state as moving
-from expirytrack_dagster.moving.state import contents, copy_state
+from expirytrack_dagster.moving.state import move_state
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.state.tables import METADATA, alert_deliveries, alerts, listings, metrics, requests, scopes
+from expirytrack_dagster.state.copying import state_sums
+from expirytrack_dagster.state.tables import METADATA, alert_deliveries, alerts, listings, metrics
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ASKED = 25
@@ -36,14 +38,19 @@ def ask(state: StateDatabase, count: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy so few rows at once that there are several steps."""
-    monkeypatch.setattr(moving, "AT_ONCE", 10)
+    """Compare so few requests at once that there are several steps."""
+    monkeypatch.setattr(moving, "_LOOKED_AT", 10)
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> StateDatabase:
+def source(tmp_path: Path) -> Iterator[StateDatabase]:
     """Give a state database with rows in tables of every kind."""
-    state = StateDatabase(tmp_path / "state.sqlite")
+    with StateDatabase(tmp_path / "state.sqlite") as state:
+        _fill(state)
+        yield state
+
+
+def _fill(state: StateDatabase) -> None:
     tracking.track(state, "NIFTY", "NSE_INDEX|Nifty 50")
     ask(state, ASKED)
     with state.transaction() as connection:
@@ -54,95 +61,98 @@ def source(tmp_path: Path) -> StateDatabase:
         connection.execute(
             insert(alert_deliveries).values(alert=7, event="raised", channel="mail", attempts=0, due_at=1.25)
         )
-    return state
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> StateDatabase:
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateDatabase]:
     """Give a state database of each engine, which is not there yet."""
-    if request.param == "sqlite":
-        return StateDatabase(tmp_path / "target" / "state.sqlite")
-    return StateDatabase(StateAddress("postgresql", request.getfixturevalue("postgres")))
+    address = StateAddress.of_file(tmp_path / "target" / "state.sqlite")
+    if request.param == "postgresql":
+        address = StateAddress("postgresql", request.getfixturevalue("postgres"))
+    with StateDatabase(address) as state:
+        yield state
 
 
 def test_there_and_back_nothing_is_different(source: StateDatabase, target: StateDatabase, tmp_path: Path) -> None:
     """Every row of every table, and the next request gets the next number."""
-    back = StateDatabase(tmp_path / "back.sqlite")
-    before = contents(source)
-    assert copy_state(source, target).equal
-    assert copy_state(target, back).equal
-    assert contents(source) == contents(target) == contents(back) == before
-    assert before["requests"].rows == ASKED
-    for table in METADATA.tables.values():
-        rows = [sorted(map(repr, state.query(select(table)))) for state in (source, back)]
-        assert rows[0] == rows[1]
-    assert ask(target, 1) == ask(back, 1) == [ASKED + 1]
+    before = state_sums(source)
+    with StateDatabase(tmp_path / "back.sqlite") as back:
+        assert move_state(source, target).equal
+        assert move_state(target, back).equal
+        assert state_sums(source) == state_sums(target) == state_sums(back) == before
+        assert before["requests"].rows == ASKED
+        for table in METADATA.tables.values():
+            rows = [sorted(map(repr, state.query(select(table)))) for state in (source, back)]
+            assert rows[0] == rows[1]
+        assert ask(target, 1) == ask(back, 1) == [ASKED + 1]
 
 
-def test_a_copy_goes_on_where_it_was_cut_off(source: StateDatabase, target: StateDatabase) -> None:
-    """What had arrived is not copied again, and the third time nothing is."""
-
-    def stop(done: int, total: int) -> None:
-        del total
-        if done > ASKED // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        copy_state(source, target, stop)
-    rest = copy_state(source, target)
-    assert rest.equal
-    assert 0 < rest.rows < ASKED
-    again = copy_state(source, target)
+def test_what_is_there_is_not_copied_again(source: StateDatabase, target: StateDatabase) -> None:
+    """The second time nothing is written."""
+    first, again = move_state(source, target), move_state(source, target)
+    assert (first.there, again.there) == (False, True)
     assert (again.rows, again.equal) == (0, True)
 
 
-def test_what_has_changed_is_copied_anew(source: StateDatabase, target: StateDatabase) -> None:
-    """Rows that were added, changed and removed at the source, and no others."""
-    copy_state(source, target)
+def test_an_earlier_copy_is_brought_up_to_date(source: StateDatabase, target: StateDatabase) -> None:
+    """Whatever was added, changed and removed at the source since."""
+    move_state(source, target)
     ask(source, 1)
     with source.transaction() as connection:
         connection.execute(update(listings).values(gone_at=9))
         connection.execute(delete(metrics))
-    again = copy_state(source, target)
-    assert again.equal
-    assert again.rows < ASKED
-    assert contents(target)["metrics"].rows == 0
+    assert move_state(source, target).equal
+    assert state_sums(target)["metrics"].rows == 0
 
 
-def test_what_changes_meanwhile_is_told(source: StateDatabase, target: StateDatabase) -> None:
-    """The table is named and not taken for equal."""
-    asked = iter([1])
+def test_a_copy_that_was_cut_off_is_made_again(
+    source: StateDatabase, target: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the earlier copy was taken away and before the new one was there."""
+    move_state(source, target)
+    ask(source, 1)
 
-    def collect(done: int, total: int) -> None:
-        if done == total and next(asked, None):
-            ask(source, 1)
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
 
-    copied = copy_state(source, target, collect)
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "copy_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            move_state(source, target)
+    assert move_state(source, target).equal
+
+
+def test_what_changes_meanwhile_is_told(
+    source: StateDatabase, target: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is named, and not taken for equal."""
+    copy = moving.copy_state
+
+    def copied_while_collecting(one: StateDatabase, other: StateDatabase) -> object:
+        sums = copy(one, other)
+        ask(one, 1)
+        return sums
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "copy_state", copied_while_collecting)
+        copied = move_state(source, target)
     assert not copied.equal
     assert "requests" in copied.changed
-    assert copy_state(source, target).equal
+    assert move_state(source, target).equal
 
 
 @pytest.mark.parametrize("count", [ASKED, ASKED + 1])
 def test_another_state_is_not_written_into(source: StateDatabase, target: StateDatabase, count: int) -> None:
     """Requests of other moments under the same numbers, or of later numbers, are of another one."""
     ask(target, count)
-    before = contents(target)
+    before = state_sums(target)
     with pytest.raises(ConfigurationError, match=r"are not of|later requests than"):
-        copy_state(source, target)
-    assert contents(target) == before
+        move_state(source, target)
+    assert state_sums(target) == before
 
 
 def test_an_underlying_of_another_moment_is_of_another_state(source: StateDatabase, target: StateDatabase) -> None:
     """It tells where nothing was asked yet."""
     tracking.track(target, "NIFTY", "NSE_INDEX|Nifty 50")
     with pytest.raises(ConfigurationError, match="are not of"):
-        copy_state(source, target)
-
-
-def test_the_limits_are_kept_across_the_move(source: StateDatabase, target: StateDatabase) -> None:
-    """The windows count what was asked before it; so does what paces requests."""
-    copy_state(source, target)
-    assert [tuple(row) for row in target.query(select(scopes))] == [tuple(row) for row in source.query(select(scopes))]
-    counted = select(requests.c.id).where(requests.c.counted_at.is_not(None))
-    assert len(target.query(counted)) == ASKED
+        move_state(source, target)
