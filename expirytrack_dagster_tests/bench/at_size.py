@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
+from sqlalchemy import insert
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.horizon import record_list
 from expirytrack_dagster.runless import record
+from expirytrack_dagster.state.tables import requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from expirytrack_dagster.state import StateDatabase
@@ -62,13 +64,8 @@ FROM (
     FROM listed
 )
 """
-_REQUEST = """
-INSERT INTO requests (scope, endpoint, target, params, attempt, run_id, pid, started_at, lease_until, counted_at,
-    status, bytes, rows, first_ts, last_ts, latency, outcome)
-VALUES ('account', 'candles', ?, ?, 1, ?, 1, ?, ?, ?, 200, 90000, 1400, ?, ?, 0.3, 'ok')
-"""
-
 _AT_ONCE = 50
+_ROWS_AT_ONCE = 20_000
 
 
 def fill_grid(instance: dg.DagsterInstance, cells: Sequence[ListedCell]) -> int:
@@ -104,16 +101,35 @@ def fill_state(state: StateDatabase, cells: Sequence[ListedCell], now: datetime)
 def fill_requests(state: StateDatabase, count: int, now: datetime, *, every: float) -> None:
     """Put answered requests into the ledger, one every so many seconds, the last one half an hour ago."""
     first = now.timestamp() - 1800 - count * every
+    same = {
+        "scope": "account",
+        "endpoint": "candles",
+        "params": '{"expiry":"2025-08-28","from":"2020-08-29","interval":"1minute","to":"2025-08-28"}',
+        "attempt": 1,
+        "pid": 1,
+        "status": 200,
+        "bytes": 90_000,
+        "rows": 1_400,
+        "latency": 0.3,
+        "outcome": "ok",
+    }
 
-    def rows() -> Iterator[tuple[object, ...]]:
-        asked = '{"expiry":"2025-08-28","from":"2020-08-29","interval":"1minute","to":"2025-08-28"}'
-        for number in range(count):
-            at = first + number * every
-            run = f"{number // 80:08}-0000-4000-8000-000000000000"
-            yield f"NSE_FO|{number}|28-08-2025", asked, run, at, at + 60, at + 0.3, int(at), int(at)
+    def row(number: int) -> dict[str, object]:
+        at = first + number * every
+        run = f"{number // 80:08}-0000-4000-8000-000000000000"
+        times = {
+            "started_at": at,
+            "lease_until": at + 60,
+            "counted_at": at + 0.3,
+            "first_ts": int(at),
+            "last_ts": int(at),
+        }
+        return {"target": f"NSE_FO|{number}|28-08-2025", "run_id": run, **same, **times}
 
     with state.transaction() as connection:
-        connection.executemany(_REQUEST, rows())
+        for start in range(0, count, _ROWS_AT_ONCE):
+            numbers = range(start, min(start + _ROWS_AT_ONCE, count))
+            connection.execute(insert(requests), [row(number) for number in numbers])
 
 
 def fill_archive(warehouse: Warehouse, cells: Sequence[ListedCell], done: Sequence[ListedCell]) -> None:

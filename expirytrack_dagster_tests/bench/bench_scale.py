@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
     from expirytrack_dagster_tests.bench.desk import ListedCell
     from expirytrack_dagster_tests.bench.small import Unit
+
+T = TypeVar("T")
 
 _TICK_BAR, _LOOK_BAR, _SLOT_BAR = 60.0, 10.0, 0.01
 """Dagster ends a sensor's tick after a minute; a person waits for ten seconds; a request may wait for its slot so long
@@ -233,8 +235,8 @@ def _grid(settings: Settings, cells: Sequence[ListedCell], url: str) -> Iterator
     at_size.fill_state(state, cells, now)
     at_size.fill_archive(archive, cells, done)
     with open_instance(settings) as instance:
-        filling, settled = _timed(lambda: at_size.fill_grid(instance, cells))
-        again, _ = _timed(lambda: partitions.settle_unlisted(instance, at_size.listed(cells)))
+        filling, settled = timed(lambda: at_size.fill_grid(instance, cells))
+        again, _ = timed(lambda: partitions.settle_unlisted(instance, at_size.listed(cells)))
         at_size.fill_collected(instance, done)
         ticked, requested = tick(instance)
         conditions = _conditions(instance)
@@ -265,7 +267,7 @@ def _grid(settings: Settings, cells: Sequence[ListedCell], url: str) -> Iterator
         ("partition query of the asset page, the first", first, _PAGE_BAR, ""),
         ("partition query of the asset page, later ones", later, _PAGE_BAR, ""),
     ):
-        yield _within(f"scale, {name}", seconds, bar, f"{note}; {more}" if more else note)
+        yield within(f"scale, {name}", seconds, bar, f"{note}; {more}" if more else note)
     yield from _looks(settings, len(cells))
 
 
@@ -282,8 +284,8 @@ def _looks(settings: Settings, cells: int) -> Iterator[Figure]:
         ("a look of `expirytrack status`", lambda: look(settings, now)),
         ("judging alerts", lambda: measure(settings, now, [])),
     ):
-        seconds, _ = _timed(work)
-        yield _within(f"scale, {name}", seconds, _LOOK_BAR, note)
+        seconds, _ = timed(work)
+        yield within(f"scale, {name}", seconds, _LOOK_BAR, note)
 
 
 def _conditions(instance: dg.DagsterInstance) -> list[float]:
@@ -301,10 +303,10 @@ def _conditions(instance: dg.DagsterInstance) -> list[float]:
 def _ledger(settings: Settings, requests: int) -> Iterator[Figure]:
     clock = _EverySecond()
     ledger = open_ledger(settings, clock)
-    before = settings.state.stat().st_size
+    before = settings.state_address.path.stat().st_size
     at_size.fill_requests(ledger.state, requests, datetime.now(tz=UTC), every=1800 / 2000)
     ledger.state.close()
-    size = settings.state.stat().st_size - before
+    size = settings.state_address.path.stat().st_size - before
     numbers = count()
 
     def ask() -> None:
@@ -313,18 +315,18 @@ def _ledger(settings: Settings, requests: int) -> Iterator[Figure]:
             raise TypeError(f"a slot should be free: {taken}")
         ledger.settle(taken, Receipt(outcome="ok", counted_at=clock.at, status=200, bytes=90_000, rows=1_400))
 
-    slots = statistics.median(_timed(ask)[0] for _ in range(40))
+    slots = statistics.median(timed(ask)[0] for _ in range(40))
     note = f"{requests:,} requests in the ledger"
     yield Figure(
         name="scale, disk of the ledger", value=size / _GB, unit="GB", beside=f"{size / requests:.0f} bytes a request"
     )
-    yield _within("scale, a slot taken and settled", slots, _SLOT_BAR, note)
+    yield within("scale, a slot taken and settled", slots, _SLOT_BAR, note)
     for name, work in (
         ("how full the windows are", ledger.budget),
         ("whether the token was refused", ledger.refused_at),
         ("when a list was asked for", lambda: ledger.last_answer("expiries", "NSE_INDEX|NIFTY")),
     ):
-        yield _within(f"scale, {name}", statistics.median(_timed(work)[0] for _ in range(5)), 1.0, note)
+        yield within(f"scale, {name}", statistics.median(timed(work)[0] for _ in range(5)), 1.0, note)
 
 
 class _EverySecond:
@@ -340,14 +342,23 @@ class _EverySecond:
         raise NotImplementedError
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, object]:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds that some work takes, and what it returns."""
     began = time.perf_counter()
     answer = work()
     return time.perf_counter() - began, answer
 
 
-def _within(name: str, seconds: float, bar: float, note: str) -> Figure:
-    return Figure(name=name, value=seconds, unit="s", bar=f"<= {bar:g} s", passed=seconds <= bar, note=note)
+def within(name: str, seconds: float, bar: float, note: str) -> Figure:
+    """Return a figure of seconds that have a bar in seconds."""
+    return Figure(
+        name=name,
+        value=1000 * seconds,
+        unit="ms",
+        bar=f"<= {1000 * bar:,.0f} ms",
+        passed=seconds <= bar,
+        note=note,
+    )
 
 
 def _archive(settings: Settings, cells: Sequence[ListedCell], sizes: Sequence[int]) -> Iterator[Figure]:
@@ -365,15 +376,15 @@ def _archive(settings: Settings, cells: Sequence[ListedCell], sizes: Sequence[in
         day = next(days)
         bars = list_cell(warehouse, small.market(), small.STOCK, day)[1]
         rows = sum(len(found) for found in bars.values())
-        writing, _ = _timed(partial(store_bars, warehouse, small.STOCK, day, bars, settings.home))
-        reading = statistics.median(_timed(partial(reader.minutes, warehouse, small.STOCK, day))[0] for _ in range(5))
+        writing, _ = timed(partial(store_bars, warehouse, small.STOCK, day, bars, settings.home))
+        reading = statistics.median(timed(partial(reader.minutes, warehouse, small.STOCK, day))[0] for _ in range(5))
         publish(warehouse)
         bars = list_cell(warehouse, small.market(), small.STOCK, later := next(days))[1]
         store_bars(warehouse, small.STOCK, later, bars, settings.home)
-        publishing, _ = _timed(partial(publish, warehouse, small.STOCK, later))
+        publishing, _ = timed(partial(publish, warehouse, small.STOCK, later))
         files = sum(1 for _ in settings.published.glob("*/*/*.parquet"))
         note = f"{rows:,} candles, in an archive of {candles:,} in {stored:,} cells, {files:,} files published"
         million = f"{candles / 1e6:.0f} M"
-        yield _within(f"scale, writing a cell at {million} candles", writing, _LOOK_BAR, note)
-        yield _within(f"scale, reading a cell's minutes at {million} candles", reading, 1.0, note)
-        yield _within(f"scale, publishing a cell at {million} candles", publishing, _LOOK_BAR, note)
+        yield within(f"scale, writing a cell at {million} candles", writing, _LOOK_BAR, note)
+        yield within(f"scale, reading a cell's minutes at {million} candles", reading, 1.0, note)
+        yield within(f"scale, publishing a cell at {million} candles", publishing, _LOOK_BAR, note)

@@ -92,7 +92,7 @@ def collected(cells: int) -> Unit:
         )
     warehouse = open_warehouse(settings)
     (known,) = reader.experience(warehouse).itertuples(index=False)
-    with closing(sqlite3.connect(settings.state)) as state:
+    with closing(sqlite3.connect(settings.state_address.path)) as state:
         (received,) = state.execute("SELECT sum(bytes) FROM requests").fetchone()
     return Unit(
         cells=cells,
