@@ -30,6 +30,7 @@ from expirytrack_dagster.instance import open_instance
 from expirytrack_dagster.observe.lookout import look
 from expirytrack_dagster.observe.readings import measure
 from expirytrack_dagster.planning import outlook
+from expirytrack_dagster.retention import KEPT
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.upstox.calls import Call, Receipt
@@ -217,7 +218,8 @@ def _disk(cells: Sequence[ListedCell], unit: Unit) -> Iterator[Figure]:
     kinds = (
         ("collections", unit.collection, len(cells)),
         ("derivations and counting", unit.derivation, _RUNS_A_CELL * len(cells)),
-        ("discoveries", unit.discovery, _DISCOVERIES_A_DAY * days * underlyings),
+        ("discoveries that are kept", unit.discovery, _DISCOVERIES_A_DAY * KEPT.days * underlyings),
+        ("discoveries, if all were kept", unit.discovery, _DISCOVERIES_A_DAY * days * underlyings),
     )
     for name, weight, runs in kinds:
         yield Figure(
