@@ -19,9 +19,9 @@ from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.derived import CELL_TABLES, derive
 from expirytrack_dagster.warehouse.stores import store_of
-from expirytrack_dagster_tests.bench.bench_scale import timed
 from expirytrack_dagster_tests.bench.figures import Figure
 from expirytrack_dagster_tests.bench.load import TODAY
+from expirytrack_dagster_tests.bench.timing import timed
 from expirytrack_dagster_tests.market import store_cell
 
 if TYPE_CHECKING:

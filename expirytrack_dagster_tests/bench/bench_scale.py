@@ -2,64 +2,37 @@
 
 The market is `desk.py`. Requests and their time come from the program's own planner and the limiter's own arithmetic.
 What a candle, a request and a run cost is measured on a small real collection in the same run, and multiplied. Where
-that could hide a surprise the real thing is filled to size (`at_size.py`) and timed: the grid in a Dagster instance,
-the ledger, the archive. `docs/scale.md` is written from these figures.
+that could hide a surprise the real thing is filled to size and timed (`large.py`): the grid in a Dagster instance, the
+ledger, the archive. `docs/scale.md` is written from these figures.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.collect.due import Cell
 from expirytrack_dagster.collect.plan import LIST_REQUESTS, Experience, of_cell
 from expirytrack_dagster.collect.questions import questions
-from expirytrack_dagster.definitions import build_defs
-from expirytrack_dagster.instance import open_instance
-from expirytrack_dagster.observe.lookout import look
-from expirytrack_dagster.observe.readings import measure
-from expirytrack_dagster.planning import outlook
 from expirytrack_dagster.retention import KEPT
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.settings import load_settings
-from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.forecast import Forecast
-from expirytrack_dagster.upstox.ledger import open_ledger
 from expirytrack_dagster.upstox.pacing import Bucket
-from expirytrack_dagster.warehouse import reader
-from expirytrack_dagster.warehouse.connection import open_warehouse
-from expirytrack_dagster.warehouse.published import publish
-from expirytrack_dagster_tests.bench import at_size, desk, small
-from expirytrack_dagster_tests.bench.bench_grid import environment, page, tick
+from expirytrack_dagster_tests.bench import desk, large, small
+from expirytrack_dagster_tests.bench.bench_grid import environment
 from expirytrack_dagster_tests.bench.figures import Figure
 from expirytrack_dagster_tests.bench.load import TRUE_LIMITS, limits_of
-from expirytrack_dagster_tests.market import list_cell, store_bars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from expirytrack_dagster.settings import Settings
     from expirytrack_dagster_tests.bench.desk import ListedCell
     from expirytrack_dagster_tests.bench.small import Unit
 
-T = TypeVar("T")
-
-_TICK_BAR, _LOOK_BAR, _SLOT_BAR = 60.0, 10.0, 0.01
-"""Dagster ends a sensor's tick after a minute; a person waits for ten seconds; a request may wait for its slot so long
-without being held up by more than the limits."""
-
-_PAGE_BAR = 5.0
 _LOGIN, _DEATH = 9.0, 27.5
 """Hours of the day at which the owner logs in, and at which the token dies: half past three of the next morning."""
 
@@ -93,9 +66,9 @@ def run(*, quick: bool) -> Iterator[Figure]:
         yield from _disk(cells, unit)
         with running(small.market(), limits=()) as upstox, environment(Path(folder) / "large", upstox):
             settings = load_settings(rate_limits=TRUE_LIMITS)
-            yield from _grid(settings, cells, upstox.url)
-            yield from _ledger(settings, asked.requests)
-            yield from _archive(settings, cells, _FEW if quick else _MANY)
+            yield from large.grid(settings, cells, upstox.url)
+            yield from large.ledger(settings, asked.requests)
+            yield from large.archive(settings, cells, _FEW if quick else _MANY)
 
 
 def _market(cells: Sequence[ListedCell], unit: Unit) -> Iterator[Figure]:
@@ -201,6 +174,13 @@ def _disk(cells: Sequence[ListedCell], unit: Unit) -> Iterator[Figure]:
             beside=f"{measured / unit.candles:.1f} bytes a candle",
         )
     yield Figure(
+        name="scale, rows of all tables",
+        value=unit.rows / unit.candles * candles,
+        unit="rows",
+        beside=f"{unit.rows / unit.candles:.1f} a candle",
+        note="candles, and what is derived of them",
+    )
+    yield Figure(
         name="scale, received",
         value=unit.received / unit.candles * candles / _GB,
         unit="GB",
@@ -221,6 +201,13 @@ def _disk(cells: Sequence[ListedCell], unit: Unit) -> Iterator[Figure]:
         ("discoveries that are kept", unit.discovery, _DISCOVERIES_A_DAY * KEPT.days * underlyings),
         ("discoveries, if all were kept", unit.discovery, _DISCOVERIES_A_DAY * days * underlyings),
     )
+    unlisted = len({cell.expiry for cell in cells}) * underlyings - len(cells)
+    yield Figure(
+        name="scale, Dagster's events",
+        value=sum(weight.events * runs for _, weight, runs in kinds[:-1]) + unlisted * len(partitions.CELL_ASSETS),
+        unit="events",
+        note="of all runs that are kept, and one for each cell that is not listed and each asset of cells",
+    )
     for name, weight, runs in kinds:
         yield Figure(
             name=f"scale, Dagster's records of {name}",
@@ -229,164 +216,3 @@ def _disk(cells: Sequence[ListedCell], unit: Unit) -> Iterator[Figure]:
             beside=f"{weight.bytes / 1000:.0f} kB and {weight.events:.0f} events a run",
             note=f"{runs:,} runs, {weight.events * runs:,.0f} events, {weight.files * runs:,.0f} files",
         )
-
-
-def _grid(settings: Settings, cells: Sequence[ListedCell], url: str) -> Iterator[Figure]:
-    done = cells[::2]
-    archive, state, now = open_warehouse(settings), open_ledger(settings).state, datetime.now(tz=UTC)
-    at_size.fill_state(state, cells, now)
-    at_size.fill_archive(archive, cells, done)
-    with open_instance(settings) as instance:
-        filling, settled = timed(lambda: at_size.fill_grid(instance, cells))
-        again, _ = timed(lambda: partitions.settle_unlisted(instance, at_size.listed(cells)))
-        at_size.fill_collected(instance, done)
-        ticked, requested = tick(instance)
-        conditions = _conditions(instance)
-    size = (settings.dagster_home / "history" / "runs" / "index.db").stat().st_size
-    first, later = page(settings, url)
-    grid = len({cell.underlying for cell in cells}) * len({cell.expiry for cell in cells})
-    note = f"{grid:,} cells of the grid, {len(cells):,} of which are listed; every second of these is collected"
-    yield Figure(
-        name="scale, partitions of an asset",
-        value=grid,
-        unit="partitions",
-        bar="<= 100,000",
-        passed=grid <= 100_000,
-        note="what Dagster's own guidance calls the most that an asset should have",
-    )
-    yield Figure(
-        name="scale, cells settled as not listed",
-        value=settled,
-        unit="events",
-        beside=f"{size / max(settled, 1):.0f} bytes an event",
-        note=f"recorded in {filling:.0f} s; Dagster's index of events has {size / 1e6:,.0f} MB",
-    )
-    for name, seconds, bar, more in (
-        ("settling again, in each discovery", again, _LOOK_BAR, "nothing is new"),
-        ("tick of the collection sensor", ticked, _TICK_BAR, f"{requested} runs requested"),
-        ("tick of the derivations sensor, the first", conditions[0], _TICK_BAR, ""),
-        ("tick of the derivations sensor, later ones", conditions[-1], _TICK_BAR, ""),
-        ("partition query of the asset page, the first", first, _PAGE_BAR, ""),
-        ("partition query of the asset page, later ones", later, _PAGE_BAR, ""),
-    ):
-        yield within(f"scale, {name}", seconds, bar, f"{note}; {more}" if more else note)
-    yield from _looks(settings, len(cells))
-
-
-def _looks(settings: Settings, cells: int) -> Iterator[Figure]:
-    archive, ledger, now = open_warehouse(settings), open_ledger(settings), datetime.now(tz=UTC)
-
-    def plan() -> int:
-        seen = outlook(settings, archive, ledger, now)
-        return len(seen.plan(seen.missing()).cells)
-
-    note = f"{cells:,} cells listed, half of them collected"
-    for name, work in (
-        ("planning what is missing", plan),
-        ("a look of `expirytrack status`", lambda: look(settings, now)),
-        ("judging alerts", lambda: measure(settings, now, [])),
-    ):
-        seconds, _ = timed(work)
-        yield within(f"scale, {name}", seconds, _LOOK_BAR, note)
-
-
-def _conditions(instance: dg.DagsterInstance) -> list[float]:
-    """Return the seconds of three evaluations of every automation condition, each going on where the last one was."""
-    defs, cursor, taken = build_defs(), None, []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        for _ in range(3):
-            began = time.perf_counter()
-            cursor = dg.evaluate_automation_conditions(defs, instance, cursor=cursor).cursor
-            taken.append(time.perf_counter() - began)
-    return taken
-
-
-def _ledger(settings: Settings, requests: int) -> Iterator[Figure]:
-    clock = _EverySecond()
-    ledger = open_ledger(settings, clock)
-    before = settings.state_address.path.stat().st_size
-    at_size.fill_requests(ledger.state, requests, datetime.now(tz=UTC), every=1800 / 2000)
-    ledger.state.close()
-    size = settings.state_address.path.stat().st_size - before
-    numbers = count()
-
-    def ask() -> None:
-        taken = ledger.acquire(Call("candles", f"NSE_FO|{next(numbers)}|28-08-2025"), run_id="bench")
-        if not isinstance(taken, int):
-            raise TypeError(f"a slot should be free: {taken}")
-        ledger.settle(taken, Receipt(outcome="ok", counted_at=clock.at, status=200, bytes=90_000, rows=1_400))
-
-    slots = statistics.median(timed(ask)[0] for _ in range(40))
-    note = f"{requests:,} requests in the ledger"
-    yield Figure(
-        name="scale, disk of the ledger", value=size / _GB, unit="GB", beside=f"{size / requests:.0f} bytes a request"
-    )
-    yield within("scale, a slot taken and settled", slots, _SLOT_BAR, note)
-    for name, work in (
-        ("how full the windows are", ledger.budget),
-        ("whether the token was refused", ledger.refused_at),
-        ("when a list was asked for", lambda: ledger.last_answer("expiries", "NSE_INDEX|NIFTY")),
-    ):
-        yield within(f"scale, {name}", statistics.median(timed(work)[0] for _ in range(5)), 1.0, note)
-
-
-class _EverySecond:
-    """A clock that goes on by a second whenever it is looked at, so that no request has to wait for its slot."""
-
-    at = time.time()
-
-    def now(self) -> float:
-        self.at += 1.0
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds that some work takes, and what it returns."""
-    began = time.perf_counter()
-    answer = work()
-    return time.perf_counter() - began, answer
-
-
-def within(name: str, seconds: float, bar: float, note: str) -> Figure:
-    """Return a figure of seconds that have a bar in seconds."""
-    return Figure(
-        name=name,
-        value=1000 * seconds,
-        unit="ms",
-        bar=f"<= {1000 * bar:,.0f} ms",
-        passed=seconds <= bar,
-        note=note,
-    )
-
-
-def _archive(settings: Settings, cells: Sequence[ListedCell], sizes: Sequence[int]) -> Iterator[Figure]:
-    """Time a cell's way into the archive and out of it, at two sizes: what grows with the archive shows."""
-    warehouse = open_warehouse(settings)
-    done, stored, candles = iter(cells[::2]), 0, 0
-    days = iter(small.market().expiries(small.KEY) or [])
-    for size in sizes:
-        batch = []
-        while candles < size:
-            batch.append(next(done))
-            candles += batch[-1].candles
-        at_size.fill_candles(warehouse, batch)
-        stored += len(batch)
-        day = next(days)
-        bars = list_cell(warehouse, small.market(), small.STOCK, day)[1]
-        rows = sum(len(found) for found in bars.values())
-        writing, _ = timed(partial(store_bars, warehouse, small.STOCK, day, bars, settings.home))
-        reading = statistics.median(timed(partial(reader.minutes, warehouse, small.STOCK, day))[0] for _ in range(5))
-        publish(warehouse)
-        bars = list_cell(warehouse, small.market(), small.STOCK, later := next(days))[1]
-        store_bars(warehouse, small.STOCK, later, bars, settings.home)
-        publishing, _ = timed(partial(publish, warehouse, small.STOCK, later))
-        files = sum(1 for _ in settings.published.glob("*/*/*.parquet"))
-        note = f"{rows:,} candles, in an archive of {candles:,} in {stored:,} cells, {files:,} files published"
-        million = f"{candles / 1e6:.0f} M"
-        yield within(f"scale, writing a cell at {million} candles", writing, _LOOK_BAR, note)
-        yield within(f"scale, reading a cell's minutes at {million} candles", reading, 1.0, note)
-        yield within(f"scale, publishing a cell at {million} candles", publishing, _LOOK_BAR, note)

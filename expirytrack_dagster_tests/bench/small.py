@@ -20,6 +20,7 @@ from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse import reader
 from expirytrack_dagster.warehouse.connection import open_warehouse
+from expirytrack_dagster.warehouse.sums import table_sums
 from expirytrack_dagster_tests.bench import desk
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Unit:
 
     cells: int
     candles: int
+    rows: int
     received: int
     experience: Experience
     archive: int
@@ -91,14 +93,15 @@ def collected(cells: int) -> Unit:
             cells,
         )
     warehouse = open_warehouse(settings)
-    (known,) = reader.experience(warehouse).itertuples(index=False)
+    ((_, *known),) = reader.experience(warehouse).itertuples(index=False, name=None)
     with closing(sqlite3.connect(settings.state_address.path)) as state:
         (received,) = state.execute("SELECT sum(bytes) FROM requests").fetchone()
     return Unit(
         cells=cells,
         candles=int(reader.cells(warehouse)["candles"].sum()),
+        rows=sum(table.rows for table in table_sums(warehouse).values()),
         received=int(received),
-        experience=Experience(known.cells, known.contracts, known.requests, known.rows),
+        experience=Experience(*map(int, known)),
         archive=archive,
         derived=settings.database.stat().st_size - archive,
         published=published,

@@ -12,7 +12,7 @@ from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.moving import state as moving
 from expirytrack_dagster.moving.state import move_state
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.state.copying import state_sums
+from expirytrack_dagster.state.copying import copy_state, state_sums
 from expirytrack_dagster.state.tables import METADATA, alert_deliveries, alerts, listings, metrics
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
@@ -126,10 +126,9 @@ def test_what_changes_meanwhile_is_told(
     source: StateDatabase, target: StateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table is named, and not taken for equal."""
-    copy = moving.copy_state
 
     def copied_while_collecting(one: StateDatabase, other: StateDatabase) -> object:
-        sums = copy(one, other)
+        sums = copy_state(one, other)
         ask(one, 1)
         return sums
 
