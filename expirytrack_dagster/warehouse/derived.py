@@ -33,6 +33,8 @@ CELL_TABLES: tuple[CellTable, ...] = ("daily_bars", "option_chain", "implied_vol
 CONTINUOUS = "continuous_futures"
 """The table of one underlying."""
 
+_BLACK76 = "black76"
+
 _MODEST = "SET memory_limit = '300MB'"
 """A cell of 2,300,000 candles takes as long as without it, and 0.5 GB instead of 0.8: what does not fit is spilled."""
 
@@ -104,6 +106,8 @@ def derive(
         version = candles_version(connection, cell)
         rows = _run(connection, _script(table), {**cell, "rate": rate})
         used = None if table == "daily_bars" else rate
+        if table == "implied_volatility":
+            connection.remove_function(_BLACK76)  # it would not outlive this cursor, but be called by others
         note = {**cell, "asset": table, "source_version": version, "rate": used, "rows": rows}
         _run(connection, _NOTE, note)
         return Derived(rows, version, _columns(connection, table))
@@ -175,7 +179,7 @@ def _register(connection: duckdb.DuckDBPyConnection) -> None:
         dict.fromkeys(("volatility", "delta", "gamma", "vega", "theta", "rho"), DOUBLE) | {"reason": VARCHAR}
     )
     connection.create_function(
-        "black76",
+        _BLACK76,
         _black76,
         [DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, BOOLEAN],
         answer,

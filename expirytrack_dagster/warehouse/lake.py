@@ -68,6 +68,7 @@ _AWAY = (
     "the database system is",
     "Connection refused",
     "no connection to the server",
+    "Current transaction is aborted",  # by what the statement before has met
     "SSL connection has been closed unexpectedly",
     "HTTP code 5",
     "HTTP 5",
@@ -87,7 +88,7 @@ _IS_PRESENTED = "SELECT 1 FROM duckdb_schemas() WHERE database_name = 'memory' A
 _NO_SNAPSHOT = "No snapshot found"
 _NOT_THERE = ("creating a new DuckLake is explicitly disabled", "unable to open database file")
 
-_READERS = Sessions()
+_SESSIONS = Sessions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +138,14 @@ class Lake:
 
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Attach the lake to a database in memory; one that is not there yet is made."""
-        if not read_only:
-            return self._connect(read_only=False, config=config)
-        key = (self, _newest(), *sorted(config.items()))
-        connection = _READERS.take(key, lambda: self._connect(read_only=True, config=config))
+        key = (self, read_only, _newest(), *sorted(config.items()))
+        connection = _SESSIONS.take(key, lambda: self._connect(read_only=read_only, config=config))
         connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
         return connection
 
     def close(self, connection: duckdb.DuckDBPyConnection, *, failed: bool) -> None:
-        """Keep a reader's session for the next one."""
-        (_READERS.forget if failed else _READERS.give_back)(connection)
+        """Keep the session for the next use."""
+        (_SESSIONS.forget if failed else _SESSIONS.give_back)(connection)
 
     def _connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(":memory:", config={"temp_file_encryption": "true", **config})

@@ -1,24 +1,26 @@
-"""Sessions that read a lake, kept for the next reader of this process.
+"""Sessions with a lake, kept for the next use of this process.
 
-To load the extensions, attach the lake and put the schema's views over it takes a third of a second, and a reader's
-question often a tenth of that. An attached lake shows whatever was last committed and holds nobody up, so that the
+To load the extensions, attach the lake and put the schema's views over it takes a third of a second, and what is then
+asked often a tenth of that. An attached lake shows whatever was last committed and holds nobody up, so that the
 database in memory to which it is attached can stay. Each use has a cursor of its own, which takes its temporary tables
-with it. A session that was confined, changed in another way or met an error is not used again; nor are those that
-write, because functions of Python do not outlive the cursor that made them.
+with it; limits that it has set are set back. A session that was confined or met an error is not used again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     import duckdb
 
-_Settings: TypeAlias = tuple[Any, ...] | None
+
+_LIMITS = """
+SELECT name, value FROM duckdb_settings() WHERE name IN ('memory_limit', 'threads', 'lock_configuration')
+"""
 
 _MOST = 4
 """Idle sessions of a process; each has its views in memory and up to a few connections to the server."""
@@ -31,7 +33,7 @@ class Sessions:
         """Begin with none."""
         self._lock = Lock()
         self._idle: OrderedDict[int, tuple[Hashable, duckdb.DuckDBPyConnection]] = OrderedDict()
-        self._used: dict[int, tuple[Hashable, duckdb.DuckDBPyConnection, _Settings]] = {}
+        self._used: dict[int, tuple[Hashable, duckdb.DuckDBPyConnection, dict[str, str]]] = {}
 
     def take(self, key: Hashable, make: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
         """Return a cursor of an idle session with this key, or of a new one; `give_back` takes it again."""
@@ -41,20 +43,24 @@ class Sessions:
         session = session or make()
         cursor = session.cursor()
         with self._lock:
-            self._used[id(cursor)] = key, session, _settings(cursor)
+            self._used[id(cursor)] = key, session, _limits(cursor)
         return cursor
 
     def give_back(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Keep the session of a cursor unless its settings are others now; a cursor not of `take` is closed."""
+        """Keep the session of a cursor, with the limits that it had; a cursor that is not of `take` is closed."""
         with self._lock:
             used = self._used.pop(id(cursor), None)
         if used is None:
             cursor.close()
             return
-        key, session, settings = used
-        unchanged = _settings(cursor) == settings
+        key, session, limits = used
+        now = _limits(cursor)
+        locked = now["lock_configuration"] == "true"
+        if not locked and now != limits:
+            for name, value in limits.items():
+                cursor.execute(f"SET {name} = '{value}'")
         cursor.close()
-        if not unchanged:
+        if locked:
             session.close()
             return
         with self._lock:
@@ -72,8 +78,6 @@ class Sessions:
             used[1].close()
 
 
-def _settings(cursor: duckdb.DuckDBPyConnection) -> _Settings:
-    """Return the settings of a session that a use may change for the next one."""
-    return cursor.execute(
-        "SELECT current_setting('memory_limit'), current_setting('threads'), current_setting('lock_configuration')"
-    ).fetchone()
+def _limits(cursor: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return the settings that a use may change for the next one."""
+    return dict(cursor.execute(_LIMITS).fetchall())

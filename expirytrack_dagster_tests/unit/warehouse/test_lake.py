@@ -171,6 +171,24 @@ def test_a_transaction_that_is_overtaken_is_done_again(lake: Warehouse, monkeypa
     assert count(lake) == 200
 
 
+def test_a_server_that_restarts_loses_nothing(lake: Warehouse, postgres_server: PostgresServer) -> None:
+    """Killed in the middle of a transaction and started again: it is done anew, once, and readers go on."""
+    lake.write(adding(EXPIRY, "a"), CELL)
+    lake.lock_timeout = 30.0
+    begun: list[int] = []
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        adding(EXPIRY, "b")(connection)
+        begun.append(1)
+        if len(begun) == 1:
+            postgres_server.stop(at_once=True)
+            postgres_server.start()
+
+    lake.write(work, CELL)
+    assert len(begun) == 2
+    assert count(lake) == 400
+
+
 def test_a_failed_transaction_leaves_nothing(lake: Warehouse) -> None:
     """Not a row, and not a snapshot; the work's own error comes out."""
     before = snapshots(lake)
