@@ -242,6 +242,7 @@ class StateDatabase:
         if (entry := getattr(self._local, "entry", None)) is not None:
             del self._local.entry
             self._opened.remove(entry)
+            entry[1].invalidate()  # so that closing says nothing more to a server that may be gone
             entry[1].close()
 
     @contextmanager
