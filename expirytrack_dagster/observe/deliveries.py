@@ -25,7 +25,7 @@ from expirytrack_dagster.state.tables import alert_deliveries, alerts
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Insert, Row
+    from sqlalchemy import ColumnElement, Connection, Insert
 
     from expirytrack_dagster.observe.notifiers import Notifier
     from expirytrack_dagster.state import StateDatabase
@@ -219,11 +219,11 @@ def _lent(state: StateDatabase, channel: str, now: datetime) -> list[_Due]:
     at = state.now(now.timestamp())
     bound = {"of": channel, "now": at}
 
-    def work(connection: Connection) -> Sequence[Row[Any]]:
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
         connection.execute(_TO_TELL, bound)
         connection.execute(_TO_RECALL, bound)
         connection.execute(_FORGET, {"of": channel, "stale": at - _STALE.total_seconds()})
-        rows = connection.execute(_DUE, bound).all()
+        rows = [tuple(row) for row in connection.execute(_DUE, bound)]
         connection.execute(_LEND, bound | {"until": at + LOAN.total_seconds()})
         return rows
 

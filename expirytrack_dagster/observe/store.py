@@ -24,7 +24,7 @@ from expirytrack_dagster.upstox.budget import Booked, ended_since
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from sqlalchemy import Connection, Delete, Insert, Row
+    from sqlalchemy import Connection, Delete, Insert
 
     from expirytrack_dagster.observe.metrics import Reading
     from expirytrack_dagster.state import StateDatabase
@@ -176,7 +176,7 @@ def _counted(requests: Iterable[Booked]) -> list[Reading]:
     return counted.readings()
 
 
-def _sample(row: Row[Any]) -> Sample:
+def _sample(row: tuple[Any, ...]) -> Sample:
     name, labels, *rest = row
     return Sample(name, json.loads(labels), *rest)
 

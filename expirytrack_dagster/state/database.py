@@ -23,7 +23,7 @@ from expirytrack_dagster.state_address import StateAddress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sqlalchemy import Connection, Executable, Row
+    from sqlalchemy import Connection, Executable
 
     from expirytrack_dagster.settings import Settings
 
@@ -155,7 +155,7 @@ class StateDatabase:
         finally:
             self._roll_back(connection)
 
-    def query(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> list[Row[Any]]:
+    def query(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Return all rows of a SELECT, read without a lock; raises like `transaction`."""
         deadline = time.monotonic() + self.timeout
         while True:
@@ -221,9 +221,9 @@ class StateDatabase:
             except sqlalchemy.exc.DBAPIError:  # what broke the connection is under way to the caller
                 self._leave()
 
-    def _fetch(self, statement: Executable, parameters: Mapping[str, Any] | None) -> list[Row[Any]]:
+    def _fetch(self, statement: Executable, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
         with self._typed_errors():
-            return list(self._connection().execute(statement, parameters).all())
+            return [tuple(row) for row in self._connection().execute(statement, parameters)]
 
     def _connection(self) -> Connection:
         pid, connection = getattr(self._local, "entry", (None, None))
@@ -242,6 +242,7 @@ class StateDatabase:
         if (entry := getattr(self._local, "entry", None)) is not None:
             del self._local.entry
             self._opened.remove(entry)
+            entry[1].invalidate()  # so that closing says nothing more to a server that may be gone
             entry[1].close()
 
     @contextmanager

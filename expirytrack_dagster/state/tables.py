@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METADATA = MetaData()
 
 
-def _table(table: str, keys: str, /, **columns: type[Text | BigInteger | Double]) -> Table:
+def _table(table: str, keys: str, /, **columns: type[Text | BigInteger | Double[float]]) -> Table:
     """Describe a table; `keys` has the names of its primary key."""
     described = [Column(name, kind, primary_key=name in keys.split()) for name, kind in columns.items()]
     return Table(table, METADATA, *described)

@@ -20,7 +20,7 @@ from expirytrack_dagster.upstox.scopes import COUNTS_AT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement
 
     from expirytrack_dagster.state import StateDatabase
 
@@ -29,7 +29,8 @@ HALF_HOUR = 1800.0
 
 _ROW = requests.c
 _SCOPES = _ROW.scope.in_(bindparam("scopes", expanding=True))
-_SINCE, _NOW = bindparam("since") < COUNTS_AT, bindparam("now")
+_SINCE = bindparam("since") < COUNTS_AT
+_NOW: ColumnElement[float] = bindparam("now")
 _ANSWERED = select(
     _ROW.counted_at,
     func.coalesce(_ROW.rows, 0),
@@ -125,7 +126,7 @@ def settled(state: StateDatabase, scopes: Sequence[str], now: float, seconds: fl
     return Settled(len(rows), kinds.total(), _share(latencies, 0.95), mostly)
 
 
-def _failures(rows: Sequence[Row[Any]]) -> tuple[Failure, ...]:
+def _failures(rows: Sequence[tuple[Any, ...]]) -> tuple[Failure, ...]:
     each = sorted(
         (Failure(_named(outcome, status, code), endpoint, 1, at) for at, outcome, status, code, endpoint in rows),
         key=attrgetter("what", "endpoint"),

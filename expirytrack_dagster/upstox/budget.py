@@ -117,7 +117,7 @@ class LedgerReader:
             used = self._state.query(_USED, {"scope": scope, "since": now - limit.seconds})[0][0]
             rows = self._state.query(_NEWEST.limit(1).offset(limit.requests - 1), {"scope": scope})
             windows.append(WindowUse(limit, used, remaining(rows[0][0] if rows else None, limit, now)))
-        pauses = [(row.until, row.reason) for row in self._state.query(_LONGEST_PAUSE, {"scope": scope, "now": now})]
+        pauses = self._state.query(_LONGEST_PAUSE, {"scope": scope, "now": now})
         if lost_at is not None and min(lost_at, now) + self._longest > now:
             pauses = [(min(lost_at, now) + self._longest, scopes.LOST)]
         until, reason = pauses[0] if pauses else (now, None)

@@ -202,8 +202,7 @@ class RequestLedger(LedgerReader):
             return Wait(wait, reason)
         if self._bucket is not None:
             scopes.save_pace(connection, scope, self._bucket.without_token(row.paced_until, now))
-        made = connection.execute(_INSERT, asked | {"started_at": now, "lease_until": now + lease})
-        slot = int(made.inserted_primary_key[0])
+        slot: int = connection.execute(_INSERT, asked | {"started_at": now, "lease_until": now + lease}).scalar_one()
         if circuit.openings:
             scopes.save_circuit(connection, scope, replace(circuit, probe=slot))
         return slot
@@ -382,7 +381,7 @@ def _settle() -> Update:
 
 
 _MOMENT = select(moment())
-_INSERT = insert(requests)
+_INSERT = insert(requests).returning(requests.c.id)
 _DELETE = delete(requests).where(requests.c.id == bindparam("request"))
 _SETTLE = _settle()
 _NEWEST_PAUSE = (

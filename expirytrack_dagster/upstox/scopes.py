@@ -25,7 +25,9 @@ from expirytrack_dagster.state.tables import cooldowns, losses, requests, scopes
 from expirytrack_dagster.upstox.breaker import Circuit
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Row, Select
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from expirytrack_dagster.upstox.clock import Uptime
 
@@ -190,6 +192,6 @@ def probe_lease(connection: Connection, circuit: Circuit, now: float) -> float |
 _CLOSED = {"failures": 0, "openings": 0, "open_until": 0.0, "open_reason": ""}
 
 
-def _of_row(row: Row[Any]) -> ScopeRow:
+def _of_row(row: Sequence[Any]) -> ScopeRow:
     paced_until, boot, wall, uptime, *circuit = row
     return ScopeRow(paced_until, boot, wall, uptime, Circuit(*circuit))

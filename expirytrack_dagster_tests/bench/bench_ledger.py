@@ -3,6 +3,9 @@
 The windows hold as many requests as the true ones but are a thousandth as wide, and full of old rows: so every query
 reads as far back as it would at work, and nobody ever has to wait. The peer has no answer to book: its figure is the
 acquire alone.
+
+The same in PostgreSQL, on a machine where root may make two hosts: eight processes that together ask faster than the
+account may, and whose clocks disagree.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ from pyrate_limiter import Limiter
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import Wait, open_ledger
+from expirytrack_dagster_tests.asking import on, results
 from expirytrack_dagster_tests.bench.figures import Figure
-from expirytrack_dagster_tests.bench.load import PROCESSES, together
+from expirytrack_dagster_tests.bench.load import PROCESSES, limits_of, together
 from expirytrack_dagster_tests.bench.peer import open_bucket
+from expirytrack_dagster_tests.hosts import NETWORK, SERVER, two_hosts, why_not
+from expirytrack_dagster_tests.postgres import postgres_server, programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +36,10 @@ _LIMITS = "50/0.001,500/0.01,2000/0.1"
 _OLD_ROWS = 2500
 _BAR = 1.0
 _PAUSE = 0.004
+_FAST = "250/1,2500/60,100000/1800"
+"""Five times the account's requests a second, so that nobody waits."""
+_BAR_OF_HOSTS = 3.0
+_APART = 0.1  # seconds at most between a request's slot and its counting, and from there to its answer
 
 
 def run(*, quick: bool) -> Iterator[Figure]:
@@ -53,6 +63,34 @@ def run(*, quick: bool) -> Iterator[Figure]:
             passed=ours[index] <= _BAR if is_median else None,
             note=f"{PROCESSES} processes, {rounds * count:,} requests each, 0 to {_PAUSE * 1000:.0f} ms between them",
         )
+
+    if why_not() is None and programs() is not None:
+        yield _on_two_hosts(100 if quick else 500)
+
+
+def _on_two_hosts(count: int) -> Figure:
+    """Measure eight processes on two hosts that share a ledger in PostgreSQL, and count in true time what they sent."""
+    with two_hosts() as hosts, postgres_server(SERVER, NETWORK) as server:
+        address = server.create("shared")
+        errors = (600.0, -600.0)
+        processes = [on(hosts[n % 2], address, _FAST, count, _APART, errors[n % 2]) for n in range(8)]
+        counted, costs = results(processes, 600)
+    median, most = _spread(costs)
+    too_many = sum(
+        last - first < limit.seconds
+        for limit in limits_of(_FAST)
+        for first, last in zip(counted, counted[limit.requests :], strict=False)
+    )
+    return Figure(
+        name="ledger in PostgreSQL, acquire and settle, median",
+        value=median,
+        unit="ms",
+        bar=f"<= {_BAR_OF_HOSTS:g} ms and no window exceeded",
+        passed=median <= _BAR_OF_HOSTS and not too_many,
+        note=f"8 processes on 2 hosts whose clocks are 20 minutes apart, {8 * count:,} requests, "
+        f"{len(counted) / (counted[-1] - counted[0]):.0f} a second, windows exceeded {too_many} times, "
+        f"95 % {most:.2f} ms",
+    )
 
 
 def _measure(costs: Callable[[Path, int], list[float]], home: Path, count: int) -> list[float]:

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
-from expirytrack_dagster import state as state_module
 from expirytrack_dagster.cli import main
 from expirytrack_dagster.sandbox.running import Running, running
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.servers import this_program
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, schema
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster_tests.statements import sql
@@ -37,7 +36,8 @@ MARKET = SyntheticMarket(strikes=2, days=1, today=date(2025, 9, 10))
 OLD, NEXT = "2025-08-28", "2025-08-21"
 TABLES = ("expiries", "contracts", "candles", "contract_status", "quarantine")
 CANDLES = "SELECT instrument_key, ts, open, high, low, close, volume, open_interest FROM candles ORDER BY ALL"
-STATE_STEPS = sorted(state_module._MIGRATIONS.glob("*.sql"))  # noqa: SLF001 -- an earlier version had the first of them
+STATE_STEPS = schema.scripts()
+"""An earlier version had the first of them."""
 
 
 @pytest.fixture(scope="module")

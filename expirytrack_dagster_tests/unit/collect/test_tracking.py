@@ -11,11 +11,12 @@ from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.tracking import Underlying
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster_tests.engines import Engine
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from expirytrack_dagster_tests.engines import Engine
 
 NIFTY = Underlying("NIFTY", "NSE_INDEX|Nifty 50")
 RELIANCE = Underlying("RELIANCE", "NSE_EQ|INE002A01018")

@@ -22,11 +22,12 @@ from expirytrack_dagster.observe.alerts import (
     record,
     standing,
 )
-from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster_tests.engines import Engine, TimedState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from expirytrack_dagster.state import StateDatabase
 
 NOON = datetime(2025, 9, 1, 6, 30, tzinfo=UTC)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from expirytrack_dagster.errors import NotSent
 from expirytrack_dagster.observe.alerts import Alert, Name, Reading, record
 from expirytrack_dagster.observe.deliveries import LOAN, channel_states, deliver, hasten, message
-from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster_tests.engines import Engine, TimedState
 from expirytrack_dagster_tests.statements import sql
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from expirytrack_dagster.observe.notifiers import Message
+    from expirytrack_dagster.state import StateDatabase
 
 NOON = datetime(2025, 9, 1, 6, 30, tzinfo=UTC)
 DISKS = [f"disk{number:02}" for number in range(12)]

@@ -45,7 +45,8 @@ def source(tmp_path: Path) -> Iterator[StateDatabase]:
         state.write(lambda connection: connection.execute(delete(metered)))
         for table in METADATA.tables.values():
             row = {column.name: value_of(column) for column in table.columns}
-            state.write(lambda connection, table=table, row=row: connection.execute(insert(table), row))
+            with state.transaction() as connection:
+                connection.execute(insert(table), row)
         yield state
 
 

@@ -7,6 +7,7 @@ import pickle
 import re
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_reals_keep_all_their_digits(state: StateDatabase) -> None:
     values = [1_795_592_796.844229, 0.1 + 0.2, 1e300, -5e-324]
     row = {"scope": "x", "until": 0.0, "reason": "", "newest_request": 2**60}
     state.write(lambda connection: connection.execute(insert(cooldowns), [row | {"set_at": value} for value in values]))
-    assert [one.set_at for one in state.query(select(cooldowns).order_by(cooldowns.c.id))] == values
+    assert [at for (at,) in state.query(select(cooldowns.c.set_at).order_by(cooldowns.c.id))] == values
     assert state.query(select(cooldowns.c.newest_request).limit(1)) == [(2**60,)]
 
 
@@ -111,7 +112,8 @@ def test_transaction_commits_or_rolls_back(state: StateDatabase) -> None:
 def test_put_makes_a_row_or_changes_it(state: StateDatabase) -> None:
     """Whichever is needed."""
     for value in ("one", "two"):
-        state.write(lambda c, value=value: put(c, learned, {"name": "x"}, {"value": value, "learned_at": 1.0}))
+        row = {"value": value, "learned_at": 1.0}
+        state.write(partial(put, table=learned, key={"name": "x"}, values=row))
     assert state.query(select(learned)) == [("x", "two", 1.0)]
 
 

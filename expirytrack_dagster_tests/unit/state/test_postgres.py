@@ -138,7 +138,7 @@ def test_a_transaction_cut_in_the_middle_leaves_nothing_and_says_so(state: State
 
 def test_work_cut_in_the_middle_is_done_again_as_a_whole(state: StateDatabase) -> None:
     """Once, with nothing doubled."""
-    tries = []
+    tries: list[int] = []
 
     def work(connection: Connection) -> str:
         tries.append(len(tries))
@@ -159,7 +159,7 @@ def test_an_end_that_is_lost_is_looked_up(
 ) -> None:
     """Whether a commit reached the server is asked of the server: work that was kept is not done twice."""
     engine: Any = state._engine  # noqa: SLF001 -- the instant between a commit and its answer is nowhere else
-    commit, tries = engine.commit, []
+    commit, tries = engine.commit, list[int]()
 
     def cut(connection: Connection) -> None:
         tries.append(len(tries))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
 from expirytrack_dagster.upstox.activity import activity
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
 from expirytrack_dagster_tests.engines import Engine, HostClock
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_the_last_minute(engine: Engine) -> None:

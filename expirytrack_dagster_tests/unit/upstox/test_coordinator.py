@@ -23,7 +23,6 @@ from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
 WORKERS = {Stage.DISCOVERY: 1, Stage.CONTRACTS: 5, Stage.CANDLES: 10}
 ENDPOINTS: dict[Stage, Endpoint] = {

@@ -1,8 +1,8 @@
 """The ledger as a state machine: two processes, any order of requests, kills, cancellations, restarts and clock jumps.
 
 A model in true time, which no clock jump touches, says after every step what the API has counted and whether the
-windows and the bucket have room. The ledger only sees a wall clock that jumps and an uptime that does not; in PostgreSQL, the server's
-clock, and clocks of two hosts that are wrong by minutes and jump.
+windows and the bucket have room. The ledger only sees a wall clock that jumps and an uptime that does not; in
+PostgreSQL the server's clock, and those of two hosts, which are wrong by minutes and jump.
 """
 
 from __future__ import annotations
