@@ -84,8 +84,8 @@ def _require_part(source: StateDatabase, target: StateDatabase) -> None:
         "which this very one was moved."
     )
     tracked = select(underlyings.c.symbol, underlyings.c.tracked_at)
-    known = {row.symbol: row.tracked_at for row in source.query(tracked)}
-    if any(known.get(row.symbol, row.tracked_at) != row.tracked_at for row in target.query(tracked)):
+    known = {row[0]: row[1] for row in source.query(tracked)}
+    if any(known.get(symbol, at) != at for symbol, at in target.query(tracked)):
         raise other
     # A slot that was given back leaves no row, and its id may be taken again: only what is settled is there for good.
     settled = requests.c.counted_at.is_not(None)
@@ -101,6 +101,6 @@ def _require_part(source: StateDatabase, target: StateDatabase) -> None:
         part = select(requests.c.id, requests.c.started_at).where(
             settled, requests.c.id > after, requests.c.id <= after + _LOOKED_AT
         )
-        began = {row.id: row.started_at for row in source.query(part)}
-        if any(began.get(row.id) != row.started_at for row in target.query(part)):
+        began = {row[0]: row[1] for row in source.query(part)}
+        if any(began.get(number) != at for number, at in target.query(part)):
             raise other
