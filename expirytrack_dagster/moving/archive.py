@@ -1,8 +1,9 @@
 """An archive copied to another address, a cell at a time, and proved equal table by table.
 
 A cell (an underlying at an expiry; without an expiry, what is made of all of an underlying's) is copied in one
-transaction of the target, and proved within it. Nothing is written down about what is done: a cell is done when the
-target's rows are as many as the source's, with the same sum of hashes. So a copy that was killed goes on where it was.
+transaction of the target, small ones together, and proved within it. Nothing is written down about what is done: a cell
+is done when the target's rows are as many as the source's, with the same sum of hashes. So a copy that was killed goes
+on where it was.
 
 What the target holds must have come from this very source: archives that were collected apart never discovered a date
 in the same microsecond. A cell that has become another one at the source since is replaced, unless the target's is the
@@ -25,7 +26,7 @@ from expirytrack_dagster.warehouse.sums import TableSum
 from expirytrack_dagster.warehouse.transfer import VERSIONS, copy_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import duckdb
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
 Unit: TypeAlias = tuple[str, date | None]
 
-_NOTHING = TableSum(0, 0)
+SMALL = 100_000
+"""Rows up to which cells share a transaction: a commit to a lake takes as long as so many rows."""
+
 _TIMES = ("checked_at", "sealed_at", "reviewed_at", "quarantined_at", "derived_at")
 
 
@@ -107,8 +110,8 @@ def copy_archive(
     _require_part(before, found, target)
     left = [unit for unit in before.cells if before.sums(unit) != found.sums(unit)]
     total, done = sum(before.rows(unit) for unit in left), 0
-    for unit in left:
-        done += _copy(source, target, unit, held=found.sums(unit))
+    for units in _batches(left, before):
+        done += _copy(source, target, units, found)
         progress(done, total)
     after, there = contents(source), contents(target)
     changed = tuple(unit for unit in {**before.cells, **after.cells} if before.sums(unit) != after.sums(unit))
@@ -153,28 +156,49 @@ def _summing(table: Table) -> str:
     )
 
 
-def _copy(source: Warehouse, target: Warehouse, unit: Unit, *, held: Collection[str]) -> int:
-    """Replace a cell of the target, which holds it in some tables, by the source's; return how many rows that are."""
-    condition, bound = _of(unit)
+def _batches(units: Iterable[Unit], held: Contents) -> Iterator[list[Unit]]:
+    """Put cells together that are too small for a transaction each, in their order."""
+    batch: list[Unit] = []
+    for unit in units:
+        if batch and sum(map(held.rows, batch)) + held.rows(unit) > SMALL:
+            yield batch
+            batch = []
+        batch.append(unit)
+    if batch:
+        yield batch
+
+
+def _copy(source: Warehouse, target: Warehouse, units: list[Unit], found: Contents) -> int:
+    """Replace cells of the target, which holds what was found, in one transaction; return how many rows they have."""
     with source.reading() as read:
         read.begin()
-        wanted = _contents(read, unit).sums(unit)
 
         def work(written: duckdb.DuckDBPyConnection) -> int:
-            rows = 0
-            for table in _tables():
-                if table.name in held:
-                    written.execute(f"DELETE FROM main.{quoted(table.name)} WHERE {condition}", bound)  # noqa: S608 -- as above
-                if table.name in wanted:
-                    rows += copy_rows(read, written, table, condition, bound)
-            if _contents(written, unit).sums(unit) != wanted:
-                raise StorageError(
-                    f"{_name(unit)} did not arrive in {target.store.place} as it is: nothing of it was kept. Check the "
-                    "disk, and run the same command again."
-                )
-            return rows
+            return sum(_replace(read, written, unit, found.sums(unit)) for unit in units)
 
-        return target.write(work, Commit("move", (unit,)))
+        return target.write(work, Commit("move", tuple(units)))
+
+
+def _replace(
+    read: duckdb.DuckDBPyConnection, written: duckdb.DuckDBPyConnection, unit: Unit, held: Collection[str]
+) -> int:
+    """Replace a cell, which the target holds in some tables, and prove that it arrived.
+
+    Raises:
+        StorageError: it did not.
+    """
+    (condition, bound), wanted, rows = _of(unit), _contents(read, unit).sums(unit), 0
+    for table in _tables():
+        if table.name in held:
+            written.execute(f"DELETE FROM main.{quoted(table.name)} WHERE {condition}", bound)  # noqa: S608 -- as above
+        if table.name in wanted:
+            rows += copy_rows(read, written, table, condition, bound)
+    if _contents(written, unit).sums(unit) != wanted:
+        raise StorageError(
+            f"{_name(unit)} did not arrive as it is, and nothing of it was kept: check the disk, and run the same "
+            "command again."
+        )
+    return rows
 
 
 def _require_part(source: Contents, found: Contents, target: Warehouse) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from expirytrack_dagster.address import KINDS, Address
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.moving import archive as moving
 from expirytrack_dagster.moving.archive import copy_archive
 from expirytrack_dagster.verification import verify_archive
 from expirytrack_dagster.warehouse import cells
@@ -76,8 +77,9 @@ def test_a_copy_that_is_done_is_not_done_again(source: Warehouse, target: Wareho
     assert target.database.stat().st_mtime_ns == written
 
 
-def test_a_copy_that_was_cut_off_goes_on(source: Warehouse, target: Warehouse) -> None:
+def test_a_copy_that_was_cut_off_goes_on(source: Warehouse, target: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """What had arrived is not copied again."""
+    monkeypatch.setattr(moving, "SMALL", 0)
     with pytest.raises(KeyboardInterrupt):
         copy_archive(source, target, interrupted)
     rest = copy_archive(source, target)
