@@ -109,8 +109,8 @@ class PostgresDatabase:
         """Begin a transaction; one that is `alone` waits until no other such one is open."""
         lock = f"SELECT pg_advisory_xact_lock({_ALONE}); " if alone else ""
         with _driver(connection).cursor() as cursor:
-            cursor.execute(f"BEGIN; {lock}SELECT pg_current_xact_id()::text")
-            self._last.number = cursor.fetchone()[0]
+            cursor.execute(f"BEGIN; {lock}SELECT pg_current_xact_id()::text, pg_postmaster_start_time()::text")
+            self._last.number, self._last.server = cursor.fetchone()
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether a transaction is open."""
@@ -133,6 +133,9 @@ class PostgresDatabase:
         """
         deadline, look = time.monotonic() + self._timeout, f"SELECT pg_xact_status('{self._last.number}'::xid8)"
         with self.connect() as connection:
+            # A server that crashed gives numbers anew that never reached its disk: there the work is done again.
+            if connection.exec_driver_sql("SELECT pg_postmaster_start_time()::text").scalar() != self._last.server:
+                return False
             while (status := connection.exec_driver_sql(look).scalar()) == "in progress":
                 if time.monotonic() >= deadline:
                     raise StateUnreachable(
