@@ -32,6 +32,7 @@ from expirytrack_dagster.commands.job import job
 from expirytrack_dagster.commands.keys import keys
 from expirytrack_dagster.commands.lake import maintain, snapshots
 from expirytrack_dagster.commands.metrics import metrics
+from expirytrack_dagster.commands.migrate import migrate
 from expirytrack_dagster.commands.options import JsonOption, parse_day
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
@@ -64,6 +65,7 @@ app.command()(snapshots)
 app.command()(maintain)
 app.command()(backup)
 app.command()(restore)
+app.command()(migrate)
 app.command()(plan)
 app.command()(metrics)
 app.command()(status)

@@ -88,6 +88,25 @@ def backup() -> None:
     _back_up()
 
 
+@dg.op(name="forget", description="Forget runs of discovery that ended a month ago or earlier.")
+def _forget(context: dg.OpExecutionContext) -> None:
+    from datetime import UTC, datetime
+
+    from expirytrack_dagster.retention import forget_discoveries
+
+    context.add_output_metadata({"runs forgotten": forget_discoveries(context.instance, datetime.now(tz=UTC))})
+
+
+@dg.job(
+    name="retention",
+    description="Forget runs of discovery that ended a month ago or earlier: they would fill the disk in the end. What "
+    "they found stays.",
+)
+def retention() -> None:
+    """Run the one step."""
+    _forget()
+
+
 all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     expiry_fetch,
     contract_fetch,
@@ -98,4 +117,5 @@ all_jobs: list["dg.JobDefinition | UnresolvedAssetJobDefinition"] = [
     futures_rolling,
     maintenance,
     backup,
+    retention,
 ]

@@ -1,8 +1,9 @@
 """The two dimensions of every cell, defined once: underlying and expiry.
 
 Both are dynamic: underlyings are added by `expirytrack track`, expiries by discovery. The grid is their full cross
-product, so cells that no exchange ever listed are settled by `settle_unlisted` with a record that says so; what is
-left missing in the grid is real work. Never partition by contract: tens of thousands of them, and growing.
+product, so cells that no exchange ever listed are settled by `settle_unlisted` with a record that says so, and cells
+that the archive has by `settle_finished`; what is left missing in the grid is real work. Never partition by contract:
+tens of thousands of them, and growing.
 """
 
 from __future__ import annotations
@@ -104,3 +105,33 @@ def settle_unlisted(instance: dg.DagsterInstance, listed: Mapping[str, Collectio
             record(instance, unlisted)
         settled += len(unlisted)
     return settled
+
+
+def settle_finished(instance: dg.DagsterInstance, finished: Mapping[str, Collection[tuple[str, str]]]) -> int:
+    """Record what the archive has and this instance knows nothing of, without a run; return how much that was.
+
+    So it is after a move to another instance, or when its records were lost: without this, all that was ever collected
+    would show as missing.
+
+    Args:
+        instance: where the grid lives.
+        finished: for each asset of a cell, underlying and ISO date of the cells that the archive has.
+    """
+    symbols, dates = (set(instance.get_dynamic_partitions(name)) for name in (UNDERLYING, EXPIRY))
+    recorded = 0
+    for asset in CELL_ASSETS:
+        known = instance.get_materialized_partitions(asset)
+        missing = [
+            dg.AssetMaterialization(
+                asset_key=asset,
+                partition=key,
+                description="In the archive already: it was made while other records were kept.",
+                metadata={"recorded_from_the_archive": True},
+            )
+            for underlying, date in sorted(finished.get(asset.to_user_string(), ()))
+            if underlying in symbols and date in dates and (key := cell_key(underlying, date)) not in known
+        ]
+        if missing:
+            record(instance, missing)
+        recorded += len(missing)
+    return recorded

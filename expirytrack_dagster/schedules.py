@@ -9,12 +9,12 @@ import dagster as dg
 
 from expirytrack_dagster.automation import obstacle, run_tags
 from expirytrack_dagster.errors import DatabaseLocked, StateBusy
-from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch, maintenance
+from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch, maintenance, retention
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 from expirytrack_dagster.sensors import PATIENCE
 
-DISCOVERY, REFRESH, MAINTENANCE = "discovery", "refresh", "nightly_maintenance"
+DISCOVERY, REFRESH, MAINTENANCE, RETENTION = "discovery", "refresh", "nightly_maintenance", "nightly_retention"
 
 nightly_backup = dg.ScheduleDefinition(
     name="nightly_backup",
@@ -110,6 +110,14 @@ def build_schedules(*, automatic: bool) -> list[dg.ScheduleDefinition]:
             execution_timezone="Asia/Kolkata",
             default_status=status,
             description="Keeps a lake small every night; an archive in one file needs nothing, and gets nothing.",
+        ),
+        dg.ScheduleDefinition(
+            name=RETENTION,
+            job=retention,
+            cron_schedule="50 4 * * *",
+            execution_timezone="Asia/Kolkata",
+            default_status=status,
+            description="Forgets runs of discovery that ended a month ago or earlier, every night.",
         ),
         nightly_backup,
     ]

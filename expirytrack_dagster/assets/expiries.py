@@ -11,7 +11,7 @@ from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import expiries_checks
 from expirytrack_dagster.errors import UnfitData
 from expirytrack_dagster.failures import readable_failures
-from expirytrack_dagster.partitions import add_expiries, settle_unlisted, underlyings
+from expirytrack_dagster.partitions import add_expiries, settle_finished, settle_unlisted, underlyings
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
 
@@ -61,6 +61,7 @@ def expiries(
         new = add_expiries(context.instance, [day for day in dates if oldest is None or day >= oldest.isoformat()])
         listed = reader.listed(warehouse.open()) | {underlying.symbol: set(dates)}
         settled = settle_unlisted(context.instance, listed)
+        recorded = settle_finished(context.instance, reader.finished(warehouse.open()))
         context.log.info("%s: %d expiries, %d of them new partitions", underlying.symbol, len(dates), len(new))
         yield dg.Output(
             found.frame,
@@ -70,6 +71,7 @@ def expiries(
                 "new_partitions": len(new),
                 "withdrawn_now": len(gone),
                 "cells_settled_as_not_listed": settled,
+                "recorded_from_the_archive": recorded,
                 "first_expiry": dates[0] if dates else None,
                 "last_expiry": dates[-1] if dates else None,
                 "requests": found.requests,

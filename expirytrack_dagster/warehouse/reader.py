@@ -173,6 +173,15 @@ GROUP BY underlying
 ORDER BY underlying
 """
 
+# What was finished just now is told by the run that did it.
+_FINISHED = """
+SELECT unnest(['contracts', 'candles']) AS asset, underlying, expiry::TEXT AS day FROM cell_seals
+WHERE sealed_at < now() - INTERVAL 1 HOUR
+UNION ALL
+SELECT asset, underlying, expiry::TEXT AS day FROM derived_cells
+WHERE expiry IS NOT NULL AND derived_at < now() - INTERVAL 1 HOUR
+"""
+
 _IST = timezone(timedelta(hours=5, minutes=30))
 _BOOLEAN = {pa.bool_(): pd.BooleanDtype()}
 
@@ -186,6 +195,14 @@ def listed(warehouse: Warehouse) -> dict[str, set[str]]:
     """Return every underlying's expiry dates in ISO form: the cells that exist."""
     frame = _frame(warehouse, "SELECT underlying, expiry::TEXT AS day FROM expiries", {})
     return {str(underlying): set(days) for underlying, days in frame.groupby("underlying")["day"]}
+
+
+def finished(warehouse: Warehouse) -> dict[str, set[tuple[str, str]]]:
+    """Return for each table of cells which cells it has had for more than an hour: underlying and ISO expiry."""
+    frame = _frame(warehouse, _FINISHED, {})
+    return {
+        str(asset): set(zip(rows["underlying"], rows["day"], strict=True)) for asset, rows in frame.groupby("asset")
+    }
 
 
 def contracts(warehouse: Warehouse, underlying: str, expiry: date) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def run(*, quick: bool) -> Iterator[Figure]:
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         running(market, limits=()) as upstox,
-        _environment(Path(folder), upstox),
+        environment(Path(folder), upstox),
     ):
         settings = load_settings()
         with open_instance(settings) as instance:
@@ -91,12 +91,12 @@ def run(*, quick: bool) -> Iterator[Figure]:
             busy = time.process_time()
             discovery = _seconds(lambda: _discover(instance, symbols[0]))
             busy = time.process_time() - busy
-            tick, requested = _tick(instance)
-        page = _page(settings, upstox)
+            ticked, requested = tick(instance)
+        _, shown = page(settings, upstox.url)
     note = f"{len(symbols)} underlyings, {weeks} expiries, {cells:,} cells filled"
     for name, seconds, more in (
-        ("partition query of the asset page", page, f"median of {_ROUNDS}"),
-        ("tick of the collection sensor", tick, f"{requested} runs requested"),
+        ("partition query of the asset page", shown, f"median of {_ROUNDS}"),
+        ("tick of the collection sensor", ticked, f"{requested} runs requested"),
         ("discovery of one new date", discovery, f"a whole run, {busy:.2f} s of a processor"),
     ):
         yield Figure(
@@ -110,7 +110,8 @@ def run(*, quick: bool) -> Iterator[Figure]:
 
 
 @contextmanager
-def _environment(home: Path, upstox: Running) -> Iterator[None]:
+def environment(home: Path, upstox: Running) -> Iterator[None]:
+    """Let the settings of this process, and of those that it starts, be those of a home and a sandbox."""
     given = {"HOME": str(home), "API_URL": upstox.url, "ACCESS_TOKEN": TOKEN}
     before = dict(os.environ)
     os.environ.update({f"EXPIRYTRACK_{name}": value for name, value in given.items()})
@@ -147,7 +148,7 @@ def _succeed(runner: Runner, symbol: str) -> None:
         raise RuntimeError(report.error)
 
 
-def _tick(instance: dg.DagsterInstance) -> tuple[float, int]:
+def tick(instance: dg.DagsterInstance) -> tuple[float, int]:
     """Return the median seconds of a tick, and how many runs it requests."""
     defs = build_defs()
     sensor = defs.resolve_sensor_def(COLLECTION)
@@ -168,12 +169,12 @@ def _tick(instance: dg.DagsterInstance) -> tuple[float, int]:
     return statistics.median(taken), requested
 
 
-def _page(settings: Settings, upstox: Running) -> float:
-    """Return the median seconds of the page's query at a webserver that has answered it once."""
-    with serving(settings.home, upstox.url) as ui:
+def page(settings: Settings, url: str) -> tuple[float, float]:
+    """Return the seconds of the page's query at a fresh webserver, and the median of those that follow."""
+    with serving(settings.home, url) as ui:
         asked = {"assetKey": {"path": ["candles"]}}
-        ui.ask(PAGE, **asked)
-        return statistics.median(_seconds(lambda: ui.ask(PAGE, **asked)) for _ in range(_ROUNDS))
+        first = _seconds(lambda: ui.ask(PAGE, **asked))
+        return first, statistics.median(_seconds(lambda: ui.ask(PAGE, **asked)) for _ in range(_ROUNDS))
 
 
 def _seconds(work: Callable[[], object]) -> float:

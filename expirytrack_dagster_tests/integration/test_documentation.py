@@ -23,7 +23,7 @@ from expirytrack_dagster.cli import main
 from expirytrack_dagster.sandbox.running import Running, running
 from expirytrack_dagster.sandbox.switches import Switches
 from expirytrack_dagster.warehouse.connection import Warehouse
-from expirytrack_dagster_tests.docsite import reference, resources
+from expirytrack_dagster_tests.docsite import reference, resources, scale
 from expirytrack_dagster_tests.docsite.advice import ADVICE
 from expirytrack_dagster_tests.docsite.blocks import RUN, SHOWN, Block, blocks
 from expirytrack_dagster_tests.docsite.build import CONFIG, DOCS, ELSEWHERE, NOTEBOOK, ROOT, build
@@ -244,3 +244,9 @@ def test_the_page_of_resources_has_figures_of_runs() -> None:
     assert len(rows) == 3
     for row in rows:
         assert all(float(cell.replace(",", "")) >= 1 for cell in row.strip("| ").split(" | ")[1:])
+
+
+def test_the_page_of_scale_is_what_the_figures_say() -> None:
+    """It is written from what the benchmarks left, and every bar was reached."""
+    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(DOCS / "measured")
+    assert all(figure.passed is not False for figure in resources.figures(DOCS / "measured", "scale").values())

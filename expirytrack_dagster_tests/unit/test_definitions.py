@@ -169,11 +169,13 @@ def test_the_graph_does_not_drift_unnoticed() -> None:
         "futures_rolling",
         "maintenance",
         "backup",
+        "retention",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         "discovery",
         "refresh",
         "nightly_maintenance",
+        "nightly_retention",
         "nightly_backup",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {

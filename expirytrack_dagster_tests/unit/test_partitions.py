@@ -100,3 +100,28 @@ def test_a_collected_cell_is_not_settled(instance: dg.DagsterInstance) -> None:
     for asset in partitions.CELL_ASSETS:
         instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, metadata={"real": True}))
     assert partitions.settle_unlisted(instance, {"NIFTY": {"2025-08-28"}}) == 0
+
+
+def test_what_the_archive_has_is_recorded_once(instance: dg.DagsterInstance) -> None:
+    """By an instance that knows nothing of it: what it knows, and what is not in its grid, is left alone."""
+    partitions.add_underlying(instance, "NIFTY")
+    partitions.add_expiries(instance, ["2025-08-21", "2025-08-28"])
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            "candles", partition=partitions.cell_key("NIFTY", "2025-08-21"), metadata={"real": True}
+        )
+    )
+    both = {("NIFTY", "2025-08-21"), ("NIFTY", "2025-08-28")}
+    finished = {"contracts": both, "candles": both, "daily_bars": {("GONE", "2025-08-28"), ("NIFTY", "2020-01-30")}}
+    assert partitions.settle_finished(instance, finished) == 3
+    assert partitions.settle_finished(instance, finished) == 0
+    assert (
+        materialized(instance, "contracts")
+        == materialized(instance, "candles")
+        == {
+            "2025-08-21|NIFTY",
+            "2025-08-28|NIFTY",
+        }
+    )
+    assert materialized(instance, "daily_bars") == set()
+    assert instance.get_run_records() == []
