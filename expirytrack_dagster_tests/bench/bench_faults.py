@@ -125,13 +125,16 @@ def hunt(home: Path, strikes: int = 8) -> Hunt:
 
 
 def _plants(market: SyntheticMarket) -> tuple[Plant, ...]:
-    """Choose contracts near the middle for each fault, two for most, and the whole chain for the missing minute."""
+    """Choose contracts near the middle for each fault, two for most, and the whole chain for the missing minute.
+
+    The prices that are far off are not those of a call and a put of one strike: in the same minute these would cancel.
+    """
     listed = [str(row["instrument_key"]) for row in market.option_contracts(_UNDERLYING, EXPIRY) or []]
     listed += [str(row["instrument_key"]) for row in market.future_contracts(_UNDERLYING, EXPIRY) or []]
     middle = market.strikes * 2  # puts stand at even places
     return (
         Plant(tuple(listed[middle - 4 : middle - 2]), ROW_KINDS),
-        Plant(tuple(listed[middle : middle + 2]), ("far_off_price", "open_interest_jump")),
+        Plant((listed[middle], listed[middle - 6]), ("far_off_price", "open_interest_jump")),
         Plant((listed[middle + 2], listed[middle + 4], listed[middle + 3], listed[middle + 5]), ("swapped_strikes",)),
         # The future comes first: the minute is one of its own.
         Plant(tuple(key for key in reversed(listed) if len(market.minutes(key) or ()) > 1), ("missing_minute",)),
