@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 _EXTENSIONS = {"ducklake:sqlite": "sqlite_scanner", "ducklake:postgres": "postgres_scanner"}
 
-# Zstandard packs prices to two thirds of Snappy. Rows of up to a hundred lie in the catalogue until maintenance writes
-# them out: a seal or a note of a derived table would be a file of one row each.
+# Rows of up to a hundred lie in the catalogue until maintenance writes them out: a seal or a note of a derived table
+# would be a file of one row each.
 _OPTIONS = {"parquet_compression": "zstd", "parquet_version": "2", "data_inlining_row_limit": "100"}
 
 # A cell's rows stay in files of their own, so that its next version replaces files and rewrites none.
