@@ -22,7 +22,7 @@ import msgspec
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import migrate
-from expirytrack_dagster.warehouse.encryption import load, quoted
+from expirytrack_dagster.warehouse.encryption import load, load_extension, quoted
 from expirytrack_dagster.warehouse.schema import (
     PRESENTED,
     SEARCH_PATH,
@@ -203,7 +203,8 @@ class Lake:
         return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in (*_SECOND, *_AWAY))
 
     def _load(self, connection: duckdb.DuckDBPyConnection) -> None:
-        for extension in ("httpfs", "ducklake", _EXTENSIONS[self.address.kind]):
+        load_extension(connection)
+        for extension in ("ducklake", _EXTENSIONS[self.address.kind]):
             load(connection, extension)
 
     def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
