@@ -17,6 +17,7 @@ import pandas as pd
 
 from expirytrack_dagster.collect import due
 from expirytrack_dagster.collect.horizon import Listing, listings, reach
+from expirytrack_dagster.collect.leases import holders, named
 from expirytrack_dagster.collect.overview import overview as totals
 from expirytrack_dagster.collect.tracking import tracked
 from expirytrack_dagster.collect.underway import Underway, underway
@@ -31,7 +32,7 @@ from expirytrack_dagster.observe.overview import (
     Standing,
     cell_counts,
 )
-from expirytrack_dagster.processes import is_alive
+from expirytrack_dagster.processes import is_alive, is_here
 from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.vault import rotation_finding
 from expirytrack_dagster.state import StateDatabase, open_state
@@ -202,9 +203,15 @@ class Lookout:
         by_limits = self._ledger.forecast(self._ledger.scope_of("candles")).finish(needed) - self._clock.at
         return tuple(_with_time_left(cell, by_limits, self._clock.at) for cell in found)
 
+    def _has_ended(self, cell: Underway) -> bool:
+        """Say whether the cell's process is no more: of this host by looking, of another by the lease of its cell."""
+        if is_here(cell.process):
+            return not is_alive(cell.process)
+        return named((cell.underlying, cell.expiry)) not in holders(self._state, self._clock)
+
     def _running_cell(self, cell: Underway, minute: Activity) -> RunningCell:
         phase: RunningPhase = cell.phase
-        if not is_alive(cell.process):
+        if self._has_ended(cell):
             phase = "ended"
         elif phase == "asking" and cell.answered >= cell.contracts:
             phase = "proving"

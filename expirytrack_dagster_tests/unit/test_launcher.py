@@ -13,6 +13,9 @@ from dagster._core.launcher import WorkerStatus
 
 from expirytrack_dagster.launcher import PROCESS_TAG, WatchedRunLauncher
 from expirytrack_dagster.processes import this_process
+from expirytrack_dagster.settings import load_settings
+from expirytrack_dagster.state import open_state
+from expirytrack_dagster.state.tables import leases
 
 
 def health(tags: dict[str, str]) -> WorkerStatus:
@@ -48,6 +51,19 @@ def test_another_process_with_the_same_number_is_not_ours() -> None:
     """Numbers are used again, at another time."""
     began = psutil.Process().create_time()
     assert health({PROCESS_TAG: f"{os.getpid()} since {began - 3600:.0f}"}) is WorkerStatus.NOT_FOUND
+
+
+def test_a_process_of_another_host_is_judged_by_its_signs_of_life() -> None:
+    """One that has given none is let be; one that has fallen silent is gone."""
+    name = "7 since 1790000000 on trader-2~abc123"
+    assert health({PROCESS_TAG: name}) is WorkerStatus.RUNNING
+    with open_state(load_settings()) as state:
+        for left, expected in ((60.0, WorkerStatus.RUNNING), (-1.0, WorkerStatus.NOT_FOUND)):
+            row = {"name": name, "number": 1, "process": name, "run_id": "", "until": state.now() + left}
+            with state.transaction() as connection:
+                connection.execute(leases.delete())
+                connection.execute(leases.insert(), row)
+            assert health({PROCESS_TAG: name}) is expected
 
 
 def test_a_code_server_that_has_ended_takes_its_runs_along() -> None:

@@ -12,6 +12,7 @@ from expirytrack_dagster.collect.horizon import record_list
 from expirytrack_dagster.observe.alerts import standing
 from expirytrack_dagster.sandbox.switches import Fault
 from expirytrack_dagster.state import open_state
+from expirytrack_dagster.state.tables import leases
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, QUIET, india, token_until
 
@@ -193,3 +194,19 @@ def test_derivations_follow_the_archive(machine: Callable[..., Machine]) -> None
         [1, 1],
         [0, 0],
     ]
+
+
+def test_what_another_host_collects_is_not_requested(machine: Callable[..., Machine]) -> None:
+    """The next cell in line is, and once the other host has been silent for too long, its cell is too."""
+    house = machine(india(11, 20, 5), ["NIFTY"], TOKEN)
+    assert house.schedule("discovery") == 1
+    before = len(house.runs)
+    lease = {"name": "NIFTY 2024-10-10", "number": 1, "process": "7 since 1728600000 on trader-2~abc123", "run_id": ""}
+    with open_state(house.settings) as state, state.transaction() as connection:
+        connection.execute(leases.insert(), lease | {"until": CLOCK.seconds + 120})
+    assert house.sensor("collection") == 1
+    assert [partition for _, partition, _ in house.runs[before:]] == ["2024-10-03|NIFTY"]
+    assert "are due: all are under way" in why(house.sensor("collection"))
+    CLOCK.seconds += 121
+    assert house.sensor("collection") == 1
+    assert house.runs[-1] == ("historical_data_fetch", "2024-10-10|NIFTY", True)

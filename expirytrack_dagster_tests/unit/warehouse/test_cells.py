@@ -10,8 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from expirytrack_dagster.errors import StorageError
-from expirytrack_dagster.warehouse.cells import CellWrite, ExpiryWrite, write_contracts, write_expiries
+from expirytrack_dagster.errors import CellLost, StorageError
+from expirytrack_dagster.warehouse.cells import (
+    CellWrite,
+    ExpiryWrite,
+    write_candles,
+    write_contracts,
+    write_expiries,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +35,7 @@ MORE_PLACES = dict.fromkeys(
         "test_rows_go_where_their_rule_sends_them",
         "test_only_the_named_contracts_are_replaced",
         "test_values_come_back_as_they_went",
+        "test_what_is_refused_at_last_is_not_written",
     ),
     ("lake", "lake on a server"),
 )
@@ -297,6 +304,21 @@ def test_a_failed_write_keeps_the_old_rows(
     spoil(bad)
     with pytest.raises(StorageError):
         bad.write(warehouse)
+    assert [rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables] == before  # noqa: S608 -- as above
+
+
+def test_what_is_refused_at_last_is_not_written(warehouse: Warehouse, rows: Rows, new_cell: Callable[[], Cell]) -> None:
+    """Whoever lost its cell learns it when all is written and nothing committed; the other holder's rows stay."""
+    new_cell().add("a", good=3, bad=1).write(warehouse)
+    tables = ("candles", "quarantine", "contract_status", "cell_seals")
+    before = [rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables]  # noqa: S608 -- names of this test
+
+    def lost() -> None:
+        raise CellLost("taken over")
+
+    late = new_cell().add("a", good=30, price=7.0)
+    with pytest.raises(CellLost, match="taken over"):
+        write_candles(warehouse, "NIFTY", late.expiry, late.staged, late.status, "run-2", late.key, at_last=lost)
     assert [rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables] == before  # noqa: S608 -- as above
 
 
