@@ -20,7 +20,7 @@ from expirytrack_dagster.address import standard
 from expirytrack_dagster.warehouse import reader
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.stores import store_of
-from expirytrack_dagster_tests.bench import at_size, desk, small
+from expirytrack_dagster_tests.bench import at_size, every_stock, small
 from expirytrack_dagster_tests.bench.figures import Figure
 from expirytrack_dagster_tests.bench.timing import timed, within
 from expirytrack_dagster_tests.market import list_cell, store_bars
@@ -37,7 +37,7 @@ _TABLES = 4  # whose rows of a cell are files of their own
 def run(*, quick: bool) -> Iterator[Figure]:
     """Yield seconds of a cell at each size, and what a cell leaves in the catalogue; quick, there are few cells."""
     sizes = _FEW if quick else _SIZES
-    every = list(desk.cells())
+    every = list(every_stock.cells())
     cells = [
         replace(cell, candles=_CANDLES * (cell.options + cell.futures)) for cell in every[:: len(every) // sizes[-1]]
     ]

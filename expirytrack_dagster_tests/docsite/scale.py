@@ -38,7 +38,8 @@ def page(measured: Path) -> str:
     return f"""# Two hundred underlyings, two years
 
 What happens if somebody collects everything: all indices with options and most stocks of the F&O list,
-{size["underlyings"]:,.0f} underlyings, every expiry since {every_stock.SINCE:%B %Y}. This page is computed by the program's
+{size["underlyings"]:,.0f} underlyings, every expiry since {
+        every_stock.SINCE:%B %Y}. This page is computed by the program's
 own planner and measured on homes of that size, in one run; it is written by
 `python -m expirytrack_dagster_tests.docsite.scale`, and no number in it is typed.
 
@@ -138,12 +139,20 @@ def _market() -> str:
         for index in every_stock.INDICES
     ]
     stock = len(every_stock.dates("RELIANCE"))
-    rows.append((f"each of {every_stock.STOCKS} stocks", f"{every_stock.STOCK_OPTIONS}", "", f"{stock}", f"{every_stock.STOCK_MINUTES:.0%}"))
+    rows.append(
+        (
+            f"each of {every_stock.STOCKS} stocks",
+            f"{every_stock.STOCK_OPTIONS}",
+            "",
+            f"{stock}",
+            f"{every_stock.STOCK_MINUTES:.0%}",
+        )
+    )
     headings = ("underlying", "options a monthly expiry", "a weekly one", "expiries", "an option trades in")
     lives = (
-        f"\nA weekly contract is listed for {every_stock.WEEKLY_LIFE} trading days of {every_stock.SESSION} minutes, a monthly one "
-        f"for {every_stock.MONTHLY_LIFE}; every monthly expiry has a future, which trades in {every_stock.FUTURE_MINUTES:.0%} of "
-        "them.\n"
+        f"\nA weekly contract is listed for {every_stock.WEEKLY_LIFE} trading days of {every_stock.SESSION} minutes, "
+        f"a monthly one for {every_stock.MONTHLY_LIFE}; every monthly expiry has a future, which trades in "
+        f"{every_stock.FUTURE_MINUTES:.0%} of them.\n"
     )
     return table(headings, rows) + lives
 
