@@ -31,7 +31,7 @@ _NAMES: dict[FileKind, str] = {
     "ducklake:sqlite": "lake.sqlite",
 }
 _SECRET_WORD = re.compile(r"\b((?:ssl)?password)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]*)", re.IGNORECASE)
-_SECRET_USER = re.compile(r"(postgres(?:ql)?://[^/?#@:\s]*):[^/?#\s]*@", re.IGNORECASE)
+_SECRET_USER = re.compile(r"(\w+://[^/?#@:\s]*):[^/?#\s]*@")
 _WORDS = re.compile(r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s']+)\s*)+", re.IGNORECASE)
 
 

@@ -6,15 +6,15 @@ PostgreSQL's clients share, finds it in `PGPASSWORD`, in `~/.pgpass` or through 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
+from expirytrack_dagster.address import without_password
+
 SQLITE, POSTGRES = "sqlite:", "postgresql://"
 FORMS = "sqlite:PATH or postgresql://USER@HOST:PORT/DATABASE"
-_PASSWORDS = re.compile(r"(://[^/@\s:]*):[^@\s]*@|((?:^|[?&\s])(?:password|sslpassword)=)[^&\s]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,6 @@ def parse_state_address(text: object) -> object:
         raise ValueError(message) from None
 
 
-def without_passwords(text: str) -> str:
-    """Return text in which the passwords of addresses are masked, for whoever is told of a wrong one."""
-    return _PASSWORDS.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", text)
-
-
 def anchored(text: str, folder: Path) -> str:
     """Let a relative path count from a folder; anything else passes unchanged."""
     path = text.strip().removeprefix(SQLITE)
@@ -78,7 +73,7 @@ def anchored(text: str, folder: Path) -> str:
 
 
 def _of_server(text: str) -> StateAddress:
-    if without_passwords(text) != text:
+    if without_password(text) != text:
         message = "a password does not belong in an address: set PGPASSWORD, or write it into ~/.pgpass"
         raise ValueError(message)
     try:

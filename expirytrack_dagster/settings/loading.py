@@ -222,8 +222,7 @@ def _complaint(error: Any, layers: list[Layer]) -> str:
     key = str(error["loc"][0])
     about = Settings.model_fields[key]
     source = _source_of(key, layers) or layers[0]
-    told = state_address.without_passwords(address.without_password(repr(source.values[key])))
-    value = "" if is_secret(about) else f" ({told})"
+    value = "" if is_secret(about) else f" ({address.without_password(repr(source.values[key]))})"
     own = error["type"] == "value_error"  # raised by a check of ours, whose sentence says it all
     wrong = error["msg"].removeprefix("Value error, ") if own else f"use {allowed(about)}"
     return f"{source.name_of(key)}{value}{source.place}: {wrong}."

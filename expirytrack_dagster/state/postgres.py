@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from expirytrack_dagster.address import without_password
 from expirytrack_dagster.errors import (
     ConfigurationError,
     DiskFull,
@@ -30,7 +31,6 @@ from expirytrack_dagster.errors import (
     StorageError,
 )
 from expirytrack_dagster.state import schema
-from expirytrack_dagster.state_address import without_passwords
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -243,4 +243,4 @@ def _cause(error: Exception) -> BaseException | None:
 def _said(error: Exception) -> str:
     """Return the first line of what the server or libpq said, without a password."""
     lines = str(_cause(error)).strip().splitlines() or ["no reason given"]
-    return without_passwords(lines[0].rstrip(" .")).removeprefix("FATAL:  ")
+    return without_password(lines[0].rstrip(" .")).removeprefix("FATAL:  ")

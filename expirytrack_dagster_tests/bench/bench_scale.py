@@ -1,9 +1,9 @@
 """Two hundred underlyings, two years: what that asks of the API, of the disk, of Dagster and of the state database.
 
 The market is `every_stock.py`. Requests and their time come from the program's own planner and the limiter's own
-arithmetic. What a candle, a request and a run cost is measured on a small real collection in the same run, and multiplied. Where
-that could hide a surprise the real thing is filled to size and timed (`large.py`): the grid in a Dagster instance, the
-ledger, the archive. `docs/scale.md` is written from these figures.
+arithmetic. What a candle, a request and a run cost is measured on a small real collection in the same run, and
+multiplied. Where that could hide a surprise the real thing is filled to size and timed (`large.py`): the grid in a
+Dagster instance, the ledger, the archive. `docs/scale.md` is written from these figures.
 """
 
 from __future__ import annotations

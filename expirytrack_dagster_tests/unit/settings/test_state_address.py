@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from expirytrack_dagster.address import without_password
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.settings import load_settings, tell_settings
-from expirytrack_dagster.state_address import StateAddress, parse_state_address, without_passwords
+from expirytrack_dagster.state_address import StateAddress, parse_state_address
 
 
 def test_it_is_a_file_in_the_home_if_nothing_is_said(home: Path) -> None:
@@ -75,4 +76,4 @@ def test_a_password_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch,
 def test_what_is_no_password_is_not_masked() -> None:
     """Addresses, paths and times stay readable."""
     for text in ("postgresql://me@host:5432/db?sslmode=require", "sqlite:C:\\data\\state.sqlite", "at 12:30@noon"):
-        assert without_passwords(text) == text
+        assert without_password(text) == text
