@@ -92,7 +92,7 @@ def listed(
     for number, at, author, message, told in connection.execute(_SNAPSHOTS, {"underlying": underlying}).fetchall():
         known = _read(told)
         if known is None:
-            known = _Told(message or "written by another program", (), author)
+            known = _Told(message or ("written by another program" if number else "made"), (), author)
         mine = any(name == underlying and expiry in {None, day} for name, day in known.cells)
         if underlying is None or mine:
             found.append(Snapshot(number, at, known.what, known.cells, known.run_id, known.version))

@@ -263,6 +263,7 @@ def test_the_history_names_cells_and_versions(lake: Warehouse, new_cell: Callabl
         ("contracts", "run-1", None),
     ]
     assert snapshots(lake, "NIFTY")[-1].cells == (("NIFTY", None),)
+    assert [one.what for one in snapshots(lake)[-2:]] == ["schema", "made"]
     assert snapshots(lake, "NIFT") == []
     for past in (lake.at(history[1].number), lake.at(history[0].at - timedelta(microseconds=1))):
         assert count(past) == 5
