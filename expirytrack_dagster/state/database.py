@@ -181,7 +181,7 @@ class StateDatabase:
         """Close this process's connections; the handle may be used again and then opens new ones."""
         for pid, connection in self._opened:
             if pid == os.getpid():
-                connection.close()
+                _end(connection)
         self._opened = [entry for entry in self._opened if entry[0] != os.getpid()]
         self._local = threading.local()
 
@@ -242,7 +242,7 @@ class StateDatabase:
         if (entry := getattr(self._local, "entry", None)) is not None:
             del self._local.entry
             self._opened.remove(entry)
-            entry[1].close()
+            _end(entry[1])
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
@@ -257,6 +257,13 @@ class StateDatabase:
             if typed is None:
                 raise
             raise typed from error
+
+
+def _end(connection: Connection) -> None:
+    """Close a connection without another word to its database, which may be gone, or already collected as garbage."""
+    if not connection.closed:
+        connection.invalidate()
+        connection.close()
 
 
 def _engine_of(address: StateAddress, timeout: float) -> _Engine:

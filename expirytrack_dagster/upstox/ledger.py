@@ -202,7 +202,7 @@ class RequestLedger(LedgerReader):
             return Wait(wait, reason)
         if self._bucket is not None:
             scopes.save_pace(connection, scope, self._bucket.without_token(row.paced_until, now))
-        slot = connection.execute(_INSERT, asked | {"started_at": now, "lease_until": now + lease}).scalar_one()
+        slot: int = connection.execute(_INSERT, asked | {"started_at": now, "lease_until": now + lease}).scalar_one()
         if circuit.openings:
             scopes.save_circuit(connection, scope, replace(circuit, probe=slot))
         return slot

@@ -229,7 +229,7 @@ def test_a_process_killed_inside_a_transaction_leaves_nothing_and_holds_nobody(s
 def test_requests_go_on_when_the_server_is_restarted(
     postgres_server: PostgresServer, address: StateAddress, *, at_once: bool
 ) -> None:
-    """Three threads ask and settle while it goes down and comes up: every slot is one row, every row is settled."""
+    """Three threads ask and settle while it goes down and comes up: every slot is settled, none is lost."""
     taken: list[int] = []
     stop = threading.Event()
     with StateDatabase(address, timeout=30.0) as state:
@@ -258,5 +258,7 @@ def test_requests_go_on_when_the_server_is_restarted(
             thread.join(30)
         assert len(taken) >= before + 30
         assert len(set(taken)) == len(taken)
-        spent = state.query(select(func.count(), func.count(requests.c.outcome)).select_from(requests))
-        assert spent == [(len(taken), len(taken))]
+        counts = select(func.count(), func.count(requests.c.outcome)).select_from(requests)
+        ((rows, settled),) = state.query(counts)
+        assert settled == len(taken)
+        assert 0 <= rows - settled <= 3, "a slot whose end was lost is taken again, and the first one counts too"
