@@ -38,6 +38,8 @@ EVERY = 20.0
 _FORGOTTEN = 86_400.0
 """Seconds for which the name of a process that was killed is kept."""
 
+_HELD: set[tuple[str, str]] = set()
+"""Databases and names of the leases that this very process holds; a row that says otherwise could not be given back."""
 _HANDED_ON: ContextVar[dict[str, Lease]] = ContextVar("leases handed on", default={})  # noqa: B039 -- never changed
 
 
@@ -62,6 +64,8 @@ class Lease:
         self.name: str = row["name"]
         self.number: int = row["number"]
         self._row = row
+        self._key = (str(state.address), self.name)
+        _HELD.add(self._key)
         self._state = state.patient(state.timeout)
         self._clock = clock
         self._lost: CellLost | None = None
@@ -94,7 +98,9 @@ class Lease:
             if connection.execute(select(leases).where(named)).one_or_none() is not None:
                 return False
             # The database was damaged and made anew: what it knew is gone, and so is whoever might have come.
-            connection.execute(insert(leases), self._row)
+            connection.execute(
+                insert(leases).values(self._row | {"until": moment() + LIFE}), {"now": self._clock.now()}
+            )
             return True
 
         if not self._state.write(renew):
@@ -108,11 +114,11 @@ class Lease:
         """End it, and let its row go too where its number is of no more use; what fails here heals with time."""
         self._over.set()
         self._thread.join()
+        _HELD.discard(self._key)
         own = (leases.c.name == self.name) & (leases.c.number == self.number)
         ended = delete(leases).where(own) if forget else update(leases).where(own).values(until=0.0)
-        with suppress(StateBusy, StorageError):
+        with self._state, suppress(StateBusy, StorageError):
             self._state.write(lambda connection: connection.execute(ended))
-        self._state.close()
 
     def _keep(self) -> None:
         while not self._over.wait(EVERY) and self._lost is None:
@@ -193,14 +199,18 @@ def holders(state: StateDatabase, clock: Clock) -> dict[str, Holder]:
     now = state.now(clock.now())
     columns = leases.c.name, leases.c.process, leases.c.run_id, leases.c.until
     rows = state.query(select(*columns).where(leases.c.until > 0))
-    return {name: Holder(process, run_id) for name, process, run_id, until in rows if not _is_free(process, until, now)}
+    return {
+        name: Holder(process, run_id)
+        for name, process, run_id, until in rows
+        if not _is_free(state, name, process, until, now)
+    }
 
 
 def has_fallen_silent(state: StateDatabase, process: str, clock: Clock) -> bool:
     """Say whether a process that told of itself (`process_alive`) has not for longer than a living one would."""
     now = state.now(clock.now())
     rows = state.query(select(leases.c.until).where(leases.c.name == process))
-    return any(_is_free(process, until, now) for (until,) in rows)
+    return any(until <= now for (until,) in rows)
 
 
 def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[str, Any]:
@@ -214,7 +224,7 @@ def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[s
         now = float(connection.execute(select(moment()), {"now": clock.now()}).scalar_one())
         connection.execute(delete(leases).where(leases.c.name == leases.c.process, leases.c.until < now - _FORGOTTEN))
         found = connection.execute(select(leases).where(leases.c.name == name)).one_or_none()
-        if found is not None and not _is_free(found.process, found.until, now):
+        if found is not None and not _is_free(state, name, found.process, found.until, now):
             raise CellBusy(
                 f"Another run is collecting {name} on {host_of(found.process)}: let it end, then run again if anything "
                 "is missing."
@@ -228,7 +238,9 @@ def _taken(state: StateDatabase, name: str, run_id: str, clock: Clock) -> dict[s
     return state.write(work)
 
 
-def _is_free(process: str, until: float, now: float) -> bool:
+def _is_free(state: StateDatabase, name: str, process: str, until: float, now: float) -> bool:
     if until == 0:
         return True
+    if process == this_process():
+        return (str(state.address), name) not in _HELD
     return not is_alive(process) if is_here(process) else until <= now

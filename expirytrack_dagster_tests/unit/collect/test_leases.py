@@ -116,6 +116,14 @@ def test_what_is_handed_on_is_held_already(state: StateDatabase) -> None:
         assert list(holders(state, CLOCK)) == [NAME]
 
 
+def test_what_could_not_be_given_back_keeps_nobody_of_this_process_out(state: StateDatabase) -> None:
+    """The database had no room at the end of the block; the row says that this process has what it has not."""
+    elsewhere(state, LIFE, process=this_process())
+    assert holders(state, CLOCK) == {}
+    with held(state, NAME, "run", CLOCK) as lease:
+        assert lease.number == 4
+
+
 def test_another_host_is_named(state: StateDatabase) -> None:
     """By the name that people call it."""
     elsewhere(state, LIFE)
