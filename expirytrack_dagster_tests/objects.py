@@ -43,7 +43,7 @@ class ObjectStore:
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """Yield a store with one empty bucket."""
-    from moto.server import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415 -- a second, for few tests
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415 -- takes a second
     from werkzeug.serving import WSGIRequestHandler, make_server  # noqa: PLC0415
 
     class Quiet(WSGIRequestHandler):

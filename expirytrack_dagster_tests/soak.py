@@ -214,7 +214,8 @@ def prepare(warehouse: Warehouse) -> None:
 
 def _read(number: int, seconds: float) -> dict[str, Any]:
     """Look at one cell after the other until the time is over."""
-    looks, faults = [], []
+    looks: list[tuple[str, int, str, float]] = []
+    faults: list[str] = []
     chance = random.Random(number)  # noqa: S311 -- as above
     known, end = list(SHARED), time.monotonic() + seconds
     while time.monotonic() < end or len(looks) < _FEWEST:

@@ -22,7 +22,7 @@ import msgspec
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import migrate
-from expirytrack_dagster.warehouse.encryption import load, quoted
+from expirytrack_dagster.warehouse.encryption import load, load_extension, quoted
 from expirytrack_dagster.warehouse.schema import (
     PRESENTED,
     SEARCH_PATH,
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 _EXTENSIONS = {"ducklake:sqlite": "sqlite_scanner", "ducklake:postgres": "postgres_scanner"}
 
-# Zstandard packs prices to two thirds of Snappy. Rows of up to a hundred lie in the catalogue until maintenance writes
-# them out: a seal or a note of a derived table would be a file of one row each.
+# Rows of up to a hundred lie in the catalogue until maintenance writes them out: a seal or a note of a derived table
+# would be a file of one row each.
 _OPTIONS = {"parquet_compression": "zstd", "parquet_version": "2", "data_inlining_row_limit": "100"}
 
 # A cell's rows stay in files of their own, so that its next version replaces files and rewrites none.
@@ -203,7 +203,8 @@ class Lake:
         return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in (*_SECOND, *_AWAY))
 
     def _load(self, connection: duckdb.DuckDBPyConnection) -> None:
-        for extension in ("httpfs", "ducklake", _EXTENSIONS[self.address.kind]):
+        load_extension(connection)
+        for extension in ("ducklake", _EXTENSIONS[self.address.kind]):
             load(connection, extension)
 
     def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:

@@ -80,6 +80,34 @@ def lake(warehouse: Warehouse) -> Warehouse:
     return warehouse
 
 
+def test_several_may_make_it_at_once(warehouse: Warehouse) -> None:
+    """The first uses on several hosts: one makes it, and nobody fails."""
+    start = Barrier(4)
+
+    def first(number: int) -> None:
+        start.wait()
+        warehouse.write(adding(EXPIRY + timedelta(days=number), "a"), Commit("candles", (("NIFTY", EXPIRY),)))
+
+    warehouse.lock_timeout = 60.0
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(first, range(4)))
+    assert count(warehouse) == 800
+    with warehouse.reading() as connection:
+        assert connection.execute("SELECT count(*) = max(version) FROM schema_version").fetchone() == (True,)
+
+
+def test_a_missing_package_is_named(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever uses files alone does not need it."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("expirytrack_dagster.warehouse.encryption.files", missing)
+    monkeypatch.setattr("expirytrack_dagster.warehouse.lake.load_extension", lambda _connection: None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'expirytrack-dagster\[scale\]'"):
+        count(warehouse)
+
+
 def test_keys_and_checks_hold_without_being_there(lake: Warehouse) -> None:
     """A key twice in a list, one of another cell and an unknown type are refused as in a file; the old rows stay."""
     write_contracts(lake, "NIFTY", OTHER, chain("elsewhere"))
