@@ -17,6 +17,8 @@ ADVICE = {
     "NotSent": "Nothing at once: it is tried again. If it stays, `expirytrack alerts test` says which channel "
     "fails, and why.",
     "StateLocked": "Run the command again; close programs that hold `state.sqlite` open.",
+    "StateUnreachable": "Start PostgreSQL, or check the address in `EXPIRYTRACK_STATE`; then run the command again.",
+    "StateLost": "Nothing of the step was kept: run the command again when the server is back.",
     "VaultBusy": "Run the command again; another login or rotation is under way.",
     "CellBusy": "Wait for the other run of this cell, or cancel it in the Dagster UI.",
     "RequestRefused": "Read the sentence: it names Upstox's code. The rest of the cell goes on, and the contract is "
