@@ -81,7 +81,7 @@ def candles(
         known = reader.statuses(archive, symbol, expiry)
         if config.refetch:
             staging.clear()
-        staging.forget_older_than(known.set_index("instrument_key")["checked_at"].to_dict())
+        staging.forget_older_than(dict(zip(known["instrument_key"], known["checked_at"], strict=True)))
         request = _request(context.partition_key, contracts, known, upstox, config)
         planned = upstox.ledger().spent(context.run.run_id) + planned_requests(request, staging, archive)
         batches = _collect(context, request, staging, upstox, UnderLease(lease, follower), config)

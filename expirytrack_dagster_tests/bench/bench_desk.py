@@ -1,8 +1,9 @@
 """Collectors on a lake in PostgreSQL and an object store, and what is taken from them in the middle of the work.
 
 Each disturbance happens to a collection of its own, which has to end by itself as the undisturbed one did, row for row:
-the collector killed and followed by one on another host, PostgreSQL crashed and started again, the object store away for
-as long as it may be. What a successor on another host asks again is measured too, and how long the cell was nobody's.
+the collector killed and followed by one on another host, PostgreSQL crashed and started again, the object store away
+for as long as it may be. What a successor on another host asks again is measured too, and how long the cell was
+nobody's.
 """
 
 from __future__ import annotations
