@@ -17,8 +17,9 @@ ADVICE = {
     "NotSent": "Nothing at once: it is tried again. If it stays, `expirytrack alerts test` says which channel "
     "fails, and why.",
     "StateLocked": "Run the command again; close programs that hold `state.sqlite` open.",
-    "StateUnreachable": "Start PostgreSQL, or check the address in `EXPIRYTRACK_STATE`; then run the command again.",
-    "StateLost": "Nothing of the step was kept: run the command again when the server is back.",
+    "StateBusy": "Nothing at once: what has arrived is kept. Then run the command again.",
+    "StateUnreachable": "See that the server of `EXPIRYTRACK_STATE` runs and lets you in, then run the command again.",
+    "StateLost": "Run the command again; if it stays, the server or the network ends connections.",
     "VaultBusy": "Run the command again; another login or rotation is under way.",
     "CellBusy": "Wait for the other run of this cell, or cancel it in the Dagster UI; `collect` waits by itself.",
     "CellLost": "Nothing: the host that has the cell now goes on. If it recurs, look why this one falls silent for "

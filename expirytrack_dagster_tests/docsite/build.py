@@ -23,7 +23,10 @@ NOTEBOOK = DOCS / "notebooks" / "first-look.ipynb"
 CONFIG = ROOT / "zensical.toml"
 # Pages that lie beside what they describe, under the name that they have in the site. Their links leave `docs/`.
 ELSEWHERE = {"deploy/README.md": "how-to/always-on.md", "data/README.md": "reference/home.md"}
-_LINKS_ELSEWHERE = {"(../README.md#settings)": "(../reference/settings.md)"}
+_LINKS_ELSEWHERE = {
+    "(../README.md#settings)": "(../reference/settings.md)",
+    "(../docs/how-to/several-collectors.md)": "(several-collectors.md)",
+}
 _REMOTE_SHIM, _LOCAL_SHIM = "https://unpkg.com/iframe-worker/shim", "offline-search.js"
 
 
