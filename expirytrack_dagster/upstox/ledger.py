@@ -33,7 +33,7 @@ from sqlalchemy import Double, Update, bindparam, case, delete, func, insert, se
 
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
 from expirytrack_dagster.state import open_state
-from expirytrack_dagster.state.tables import cooldowns, moment, requests, server_time
+from expirytrack_dagster.state.tables import cooldowns, metered, moment, requests, server_time
 from expirytrack_dagster.upstox import scopes
 from expirytrack_dagster.upstox.breaker import Breaker
 from expirytrack_dagster.upstox.budget import LedgerReader, remaining
@@ -216,6 +216,7 @@ class RequestLedger(LedgerReader):
                 return
             scope, _, row = found
             connection.execute(_DELETE, {"request": request_id})
+            connection.execute(_UNSEEN)
             if self._bucket is not None:
                 scopes.save_pace(connection, scope, row.paced_until - self._bucket.interval)
             if row.circuit.probe == request_id:
@@ -383,6 +384,9 @@ def _settle() -> Update:
 _MOMENT = select(moment())
 _INSERT = insert(requests).returning(requests.c.id)
 _DELETE = delete(requests).where(requests.c.id == bindparam("request"))
+# SQLite gives the number of a newest row that is gone to the next one, which whoever counts must not take for counted.
+_LAST = select(func.coalesce(func.max(requests.c.id), 0)).scalar_subquery()
+_UNSEEN = update(metered).where(metered.c.upto > _LAST).values(upto=_LAST)
 _SETTLE = _settle()
 _NEWEST_PAUSE = (
     select(cooldowns.c.id, cooldowns.c.until, cooldowns.c.newest_request)

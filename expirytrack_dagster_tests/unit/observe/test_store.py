@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from expirytrack_dagster.errors import StateLocked
@@ -107,6 +107,7 @@ def test_retention_keeps_the_last_of_each_series(state: StateDatabase) -> None:
     ]
 
 
+@example([*[("settle", 0, 200)] * 6, ("back", 1, 200), ("back", 1, 200), ("back", 0, 200), ("settle", 0, 200)])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(
