@@ -148,7 +148,7 @@ def test_gauges_follow_the_work(collected: Collected) -> None:
     assert paused[-1] == 0
     left = collected.value(f"{PREFIX}budget_left", scope="account", window_seconds="1800")
     assert left == 2000 - len(collected.requests)
-    assert 100 < collected.value(f"{PREFIX}token_minutes_left") < 120
+    assert 0 < collected.value(f"{PREFIX}token_minutes_left") < 120  # it was made when the tests were gathered
     assert collected.value(f"{PREFIX}cell_completeness_percent") == 100
     assert collected.value(f"{PREFIX}completeness_percent", underlying="NIFTY") == 100
 
