@@ -95,10 +95,12 @@ def _killed(office: Desk, content: Content, usual: int, *, elsewhere: bool) -> F
     second = CELLS[-2].strftime("%d-%m-%Y")
     office.wait_until(lambda: sum(second in path for path in office.asked()) > usual // len(CELLS) // 2)
     collector.kill()
-    began, asked = time.monotonic(), len(office.asked())
+    began = time.monotonic()
     of_the_cell = sum(second in path for path in office.asked())
     successor = office.start("two", apart=elsewhere)
-    office.wait_until(lambda: sum(second in path for path in office.asked()[asked:]) > 0)
+    office.wait_until(
+        lambda: len(office.asked()) > len(set(office.asked()))
+    )  # what was staged elsewhere is asked again
     free = time.monotonic() - began
     _ended(successor)
     return _figure(
