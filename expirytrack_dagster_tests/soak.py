@@ -43,7 +43,8 @@ FIRST = date(2024, 1, 4)
 SHARED = [("SHARED", FIRST + timedelta(weeks=number)) for number in range(6)]
 """Cells that all writers write again and again; each has others that it alone writes, once."""
 _CONTENDED = 4  # one write in so many
-_FEWEST = 10  # looks of a reader, however long they take
+_FEWEST = 10  # looks of a reader at cells that are written, however slow the machine
+_PATIENCE = 60.0
 
 _VERSION = f"({HASHES} % {WIDTH})::UBIGINT::TEXT"
 _LOOK = f"SELECT count(*) AS rows, {_VERSION} AS version FROM candles WHERE underlying = $name AND expiry = $day"  # noqa: S608 -- our own constant
@@ -213,12 +214,12 @@ def prepare(warehouse: Warehouse) -> None:
 
 
 def _read(number: int, seconds: float) -> dict[str, Any]:
-    """Look at one cell after the other until the time is over."""
+    """Look at one cell after the other until the time is over, and a few that are written have been seen."""
     looks: list[tuple[str, int, str, float]] = []
     faults: list[str] = []
     chance = random.Random(number)  # noqa: S311 -- as above
-    known, end = list(SHARED), time.monotonic() + seconds
-    while time.monotonic() < end or len(looks) < _FEWEST:
+    known, seen, end = list(SHARED), 0, time.monotonic() + seconds
+    while time.monotonic() < end or (seen < _FEWEST and time.monotonic() < end + _PATIENCE):
         name, day = chance.choice(known)
         began = time.perf_counter()
         try:
@@ -227,6 +228,7 @@ def _read(number: int, seconds: float) -> dict[str, Any]:
             faults.append(f"a reader: {error!r}")
             break
         looks.append((f"{name} {day}", int(row["rows"]), str(row["version"]), time.perf_counter() - began))
+        seen += bool(row["rows"])
         if len(looks) % 20 == 0:
             found = archive.sql(_LISTED).df()
             known = SHARED + [(str(name), day) for name, day in zip(found["underlying"], found["expiry"], strict=True)]

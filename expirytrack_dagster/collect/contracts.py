@@ -43,12 +43,18 @@ class ContractList:
 
 
 async def ask_contracts(source: ContractSource, underlying: Underlying, expiry: date) -> ContractList:
-    """Ask for options and futures side by side; rows that the API repeats exactly are dropped and counted."""
-    options, futures = await asyncio.gather(
-        source.get_option_contracts(underlying.instrument_key, expiry),
-        source.get_future_contracts(underlying.instrument_key, expiry),
-    )
-    frame, duplicates = drop_exact_duplicates(contracts_frame([*options, *futures], underlying.symbol))
+    """Ask for options and futures side by side; rows that the API repeats exactly are dropped and counted.
+
+    The first error of the two ends the other and is raised as it is.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            options = group.create_task(source.get_option_contracts(underlying.instrument_key, expiry))
+            futures = group.create_task(source.get_future_contracts(underlying.instrument_key, expiry))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    found = [*options.result(), *futures.result()]
+    frame, duplicates = drop_exact_duplicates(contracts_frame(found, underlying.symbol))
     return ContractList(frame, requests=2, duplicates=duplicates)
 
 

@@ -17,7 +17,6 @@ ADVICE = {
     "NotSent": "Nothing at once: it is tried again. If it stays, `expirytrack alerts test` says which channel "
     "fails, and why.",
     "StateLocked": "Run the command again; close programs that hold `state.sqlite` open.",
-    "StateBusy": "Nothing at once: what has arrived is kept. Then run the command again.",
     "StateUnreachable": "See that the server of `EXPIRYTRACK_STATE` runs and lets you in, then run the command again.",
     "StateLost": "Run the command again; if it stays, the server or the network ends connections.",
     "VaultBusy": "Run the command again; another login or rotation is under way.",

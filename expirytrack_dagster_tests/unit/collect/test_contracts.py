@@ -70,6 +70,34 @@ def test_half_a_list_is_no_list() -> None:
         asyncio.run(ask_contracts(source, NIFTY, EXPIRY))
 
 
+class Slow(Source):
+    """Whose futures are refused while the options are still on their way."""
+
+    left = "on its way"
+
+    async def get_option_contracts(self, instrument_key: str, expiry_date: date) -> list[Contract]:
+        """Wait for ever, and note how the waiting ended."""
+        del instrument_key, expiry_date
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.left = "cancelled"
+            raise
+        return []
+
+
+def test_an_error_leaves_no_request_on_its_way() -> None:
+    """The other call has ended when the error is raised, so nothing works on with a client that is closed."""
+    source = Slow([], [], broken=True)
+
+    async def ask() -> str:
+        with pytest.raises(NetworkError):
+            await ask_contracts(source, NIFTY, EXPIRY)
+        return source.left
+
+    assert asyncio.run(ask()) == "cancelled"
+
+
 def test_a_known_or_unlisted_cell_costs_nothing() -> None:
     """The archive's list is passed on; a cell that never was has an empty list of the same columns."""
     found = asyncio.run(ask_contracts(Source([contract(1, "CE", 24_500.0)], []), NIFTY, EXPIRY))
