@@ -1,6 +1,7 @@
 """All settings in one typed object: defaults, then the profile, then `expirytrack.toml`, then the environment.
 
-`model.py` has the settings, `values.py` how their values are written, `loading.py` where they come from.
+`model.py` has the settings, `places.py` those of where things lie, `values.py` how values are written, `loading.py`
+where they come from.
 """
 
 from expirytrack_dagster.settings.loading import Told, files_looked_for, load_settings, tell_settings
@@ -9,11 +10,11 @@ from expirytrack_dagster.settings.model import (
     ELSEWHERE,
     INSTRUMENTS_PATH,
     NOTIFIER_URL,
-    PREFIX,
     PROFILES,
     Settings,
 )
 from expirytrack_dagster.settings.values import (
+    PREFIX,
     SERVER_DRIVER,
     UPSTOX_API_URL,
     RateLimit,

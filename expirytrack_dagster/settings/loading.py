@@ -21,8 +21,8 @@ from pydantic import SecretStr, ValidationError
 
 from expirytrack_dagster import address, state_address
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.settings.model import ELSEWHERE, PREFIX, PROFILES, Settings
-from expirytrack_dagster.settings.values import allowed, is_path, is_secret
+from expirytrack_dagster.settings.model import ELSEWHERE, PROFILES, Settings
+from expirytrack_dagster.settings.values import PREFIX, allowed, is_path, is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

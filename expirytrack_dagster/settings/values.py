@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic.fields import FieldInfo
 
+PREFIX = "EXPIRYTRACK_"
+"""What the variables of the environment begin with."""
 UPSTOX_API_URL = "https://api.upstox.com"
 LOGIN_URL = "http://127.0.0.1:8765/callback"
 SERVER_DRIVER = "postgresql+psycopg2"
