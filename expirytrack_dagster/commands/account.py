@@ -66,7 +66,7 @@ def login(
 
 
 def logout(account: AccountOption = None) -> None:
-    """End the token of an account at Upstox and forget it here; exit code 3 if Upstox could not be told."""
+    """Revoke an account's token at Upstox and delete it here; exit code 3 if Upstox could not be reached."""
     from expirytrack_dagster import console
     from expirytrack_dagster.upstox.auth import AuthManager
 

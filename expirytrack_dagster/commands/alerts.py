@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from expirytrack_dagster.observe.notifiers import Secret
 
 alerts = typer.Typer(
-    invoke_without_command=True, help="What is wrong now and what was lately; and whether anybody hears of it."
+    name="alerts",
+    invoke_without_command=True,
+    help="Show current and recent alerts, test the channels, and keep their secrets.",
 )
 
 SecretName = Literal["smtp-password", "webhook-url", "telegram-token"]
-LimitOption = Annotated[int, typer.Option("--last", min=1, max=1000, help="How many that are over are shown.")]
+LimitOption = Annotated[int, typer.Option("--last", min=1, max=1000, help="How many past alerts to show.")]
 ForgetOption = Annotated[bool, typer.Option("--forget", help="Remove it from the vault instead.")]
 
 
 @alerts.callback()
 def show(context: typer.Context, limit: LimitOption = 10, *, as_json: JsonOption = False) -> None:
-    """Show the alerts that stand, those that are over, and the channels that are told."""
+    """Show current alerts, recent ones that are over, and the channels."""
     if context.invoked_subcommand is not None:
         return
     from expirytrack_dagster import console

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from expirytrack_dagster.warehouse.connection import Warehouse
     from expirytrack_dagster.warehouse.review import Action, Selection
 
-quarantine = typer.Typer(no_args_is_help=True, help="Review rows that broke a rule: list, release or discard them.")
+quarantine = typer.Typer(
+    name="quarantine", no_args_is_help=True, help="Review rows that broke a rule: list, release or discard them."
+)
 
 
 ExpiryOption = Annotated[
@@ -29,11 +31,11 @@ ExpiryOption = Annotated[
 ]
 RuleOption = Annotated[str | None, typer.Option(help="Only rows that broke this rule, such as ohlc.")]
 KeyOption = Annotated[str | None, typer.Option(help="Only rows of this contract: SEGMENT|token|DD-MM-YYYY.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking; without it, it is shown first.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def verify(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
-    """Prove the archive from itself, without a request: exit code 0 when all is proven, 3 when something is not."""
+    """Verify the archive against itself, without a request: exit code 0 when all is proven, 3 when not."""
     from expirytrack_dagster import console
     from expirytrack_dagster.verification import verify_archive
 
@@ -86,7 +88,7 @@ def release(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Move rows into candles as they were received; a row that cannot stand there stays where it is."""
+    """Move rows into candles as they were received; a row that breaks a key of the table stays in quarantine."""
     from expirytrack_dagster.warehouse.review import Selection
 
     _review("release", Selection(checked_symbol(symbol), expiry, rule, key), yes=yes, as_json=as_json)
@@ -102,7 +104,7 @@ def discard(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove rows for good; that they were received stays counted."""
+    """Delete rows for good; the count of rows received keeps them."""
     from expirytrack_dagster.warehouse.review import Selection
 
     _review("discard", Selection(checked_symbol(symbol), expiry, rule, key), yes=yes, as_json=as_json)

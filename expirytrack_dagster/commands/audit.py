@@ -17,7 +17,9 @@ from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.settings import load_settings
 
-audit = typer.Typer(no_args_is_help=True, help="The log of logins, exports, restores, releases: show it, prove it.")
+audit = typer.Typer(
+    name="audit", no_args_is_help=True, help="Show and verify the log of logins, exports, restores and releases."
+)
 
 _HEAD = re.compile(r"(\d{1,15}):([0-9a-f]{64})")
 
@@ -39,7 +41,7 @@ LastOption = Annotated[int, typer.Option(min=1, help="How many lines, the latest
 
 @audit.command()
 def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
-    """Find altered, removed, added and moved lines and a cut end: exit code 0 when there are none, else 3."""
+    """Find altered, removed, added and moved lines and a truncated end: exit code 0 if none, else 3."""
     from expirytrack_dagster.console import say, slow
     from expirytrack_dagster.quality.outcome import plural
 
@@ -65,7 +67,7 @@ def verify(head: HeadOption = None, *, as_json: JsonOption = False) -> None:
 
 @audit.command("list")
 def list_events(event: EventOption = None, last: LastOption = 50, *, as_json: JsonOption = False) -> None:
-    """Show what was noted, the latest at the end; a line that was altered is shown as such."""
+    """Show the log, the latest line last; an altered line is marked."""
     from expirytrack_dagster.console import say, slow
 
     with slow("Reading the audit log"):

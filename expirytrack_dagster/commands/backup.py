@@ -27,7 +27,7 @@ def backup(
     show_key: Annotated[bool, typer.Option(help="Print the recovery key instead; it opens every backup.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the home, prove the copy, and seal it into one file; a collection may go on meanwhile."""
+    """Back up the home into one sealed file and prove the copy; a collection may go on meanwhile."""
     from expirytrack_dagster.backup import back_up, recovery_key
     from expirytrack_dagster.console import say, slow_bar
     from expirytrack_dagster.security import audit
@@ -56,14 +56,14 @@ def backup(
 
 
 def restore(
-    archive: Annotated[Path, typer.Argument(help="A file that `expirytrack backup` has made.")],
+    archive: Annotated[Path, typer.Argument(help="A file written by `expirytrack backup`.")],
     into: Annotated[
         Path | None, typer.Option(help="The new home, empty or not there yet; EXPIRYTRACK_HOME if not given.")
     ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a home of a backup and prove that it is equal to what was copied; a file that is not sound is refused."""
+    """Restore a home from a backup and prove that it equals what was copied; a damaged file is refused."""
     from expirytrack_dagster import console
     from expirytrack_dagster.backup import own_openers
     from expirytrack_dagster.backup import restore as restore_backup

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from expirytrack_dagster.warehouse.connection import Warehouse
 
-chart = typer.Typer(no_args_is_help=True, help="Draw a contract, the smile of a chain, the coverage of a cell.")
+chart = typer.Typer(
+    name="chart", no_args_is_help=True, help="Draw a contract, the smile of a chain, the coverage of a cell."
+)
 
 
 def _instant(text: str) -> datetime:
@@ -36,8 +38,8 @@ def _instant(text: str) -> datetime:
 
 _DAY = "YYYY-MM-DD"
 ExpiryArgument = Annotated[date, typer.Argument(parser=parse_day, metavar=_DAY, help="Expiry date.")]
-ToOption = Annotated[Path, typer.Option(metavar="FILE", help="The picture to make: a .png or .svg file.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it stands there.")]
+ToOption = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write: a .png or .svg file.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 
 
 @chart.command()

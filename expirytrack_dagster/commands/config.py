@@ -15,17 +15,15 @@ import typer
 from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.settings import files_looked_for, load_settings, tell_settings
 
-config = typer.Typer(no_args_is_help=True, help="The settings: what each is, and where its value comes from.")
+config = typer.Typer(name="config", no_args_is_help=True, help="Show the settings and where each value comes from.")
 
 
 def init(
-    folder: Annotated[
-        Path | None, typer.Argument(help="The home to make; the one that EXPIRYTRACK_HOME names if none is given.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The home to create; default: EXPIRYTRACK_HOME.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a home with its expirytrack.toml, workspace.yaml and dagster.yaml; what is there already is kept."""
+    """Create a home with expirytrack.toml, workspace.yaml and dagster.yaml; existing files are kept."""
     from expirytrack_dagster import console
     from expirytrack_dagster.new_home import make_home
 

@@ -29,7 +29,7 @@ def derive(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Make daily bars, chains, volatilities, metrics and continuous futures of candles that are new; no request."""
+    """Derive daily bars, chains, volatilities, metrics and continuous futures from new candles; no request."""
     from expirytrack_dagster import console
 
     settings = load_settings()

@@ -26,7 +26,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(*, as_json: JsonOption = False) -> None:
-    """Check this machine, the account and the archive, and say how to mend what is wrong; at most one request.
+    """Check this machine, the account and the archive, and say how to fix what is wrong; at most one request.
 
     Exit code 0 when nothing fails, 4 when only the token or the plan does, 1 otherwise.
     """

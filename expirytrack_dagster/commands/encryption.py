@@ -9,7 +9,7 @@ from expirytrack_dagster.settings import load_settings
 
 
 def encrypt() -> None:
-    """Encrypt the archive and what is staged, in place; kept answers are dropped.
+    """Encrypt the archive and staged data in place; cached answers are dropped.
 
     What was there stays until the new file is proved equal. State, reports, audit log and Dagster's records stay plain.
     """
@@ -17,7 +17,7 @@ def encrypt() -> None:
 
 
 def decrypt() -> None:
-    """Make the archive and what is staged plain again, in place; kept answers are dropped.
+    """Decrypt the archive and staged data in place; cached answers are dropped.
 
     What was there stays until the new file is proved equal.
     """

@@ -34,7 +34,7 @@ def export(
     symbols: Annotated[list[str] | None, typer.Argument(help="Symbols; all of the archive if none is given.")] = None,
     *,
     to: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A folder to make, or a file whose name ends in .zip.")
+        Path | None, typer.Option(metavar="PATH", help="A new folder, or a file whose name ends in .zip.")
     ] = None,
     formats: Annotated[
         list[str] | None,
@@ -66,9 +66,9 @@ def export(
     ] = None,
     interval: Annotated[Interval, typer.Option(help="Width of a bar, counted from 09:15 in India.")] = Interval.MINUTE,
     check: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write nothing: prove an export from its manifest.")
+        Path | None, typer.Option(metavar="PATH", help="Write nothing: verify an export against its manifest.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export that stands there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write candles as Parquet, CSV, Feather, a NautilusTrader catalog or a LEAN data folder, with a manifest.

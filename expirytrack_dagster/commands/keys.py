@@ -15,7 +15,7 @@ from expirytrack_dagster.commands.options import JsonOption
 from expirytrack_dagster.commands.secret import asked_twice
 from expirytrack_dagster.settings import load_settings
 
-keys = typer.Typer(no_args_is_help=True, help="The keys of the vault: their age, and new ones in their place.")
+keys = typer.Typer(name="keys", no_args_is_help=True, help="Show the age of the vault's keys, and rotate them.")
 
 ToOption = Annotated[
     Literal["passphrase", "keyring", "file"] | None,

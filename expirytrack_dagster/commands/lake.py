@@ -31,7 +31,7 @@ def snapshots(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a lake was, commit by commit; `query --snapshot` and `archive.sql(snapshot=...)` read it as it was."""
+    """List a lake's snapshots, newest first; `query --snapshot` and `archive.sql(snapshot=...)` read one."""
     from rich.table import Table
 
     from expirytrack_dagster import console
@@ -54,7 +54,7 @@ def snapshots(
 
 
 def maintain(*, as_json: JsonOption = False) -> None:
-    """Merge the small files of a lake, let go what it was before `snapshot_days`, and remove what is left over."""
+    """Compact a lake: merge small files, expire snapshots older than `snapshot_days`, delete orphaned files."""
     from expirytrack_dagster import console
     from expirytrack_dagster.warehouse import maintenance
     from expirytrack_dagster.warehouse.connection import open_warehouse

@@ -27,7 +27,7 @@ def metrics(
     prometheus: Annotated[bool, typer.Option(help="Print what /metrics serves.")] = False,
     serve: Annotated[bool, typer.Option(help="Serve /metrics at EXPIRYTRACK_METRICS_PORT until Ctrl-C.")] = False,
 ) -> None:
-    """Show what all processes of this home counted and measured; no request is made."""
+    """Show the metrics of all processes of this home; no request is made."""
     from expirytrack_dagster import console
     from expirytrack_dagster.observe import store
     from expirytrack_dagster.observe.metrics import catalogue

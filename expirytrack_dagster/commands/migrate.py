@@ -40,7 +40,7 @@ DataPathOption = Annotated[
 
 
 def migrate(to: ToOption, data_path: DataPathOption = None, *, as_json: JsonOption = False) -> None:
-    """Copy the archive, the state database or both to other addresses, and prove that they arrived; nothing is removed.
+    """Copy the archive, the state database or both to other addresses, and prove that they arrived; nothing is deleted.
 
     What was killed goes on where it was by the same command. Exit code 0 when both sides are equal, 3 when something
     was changed meanwhile.

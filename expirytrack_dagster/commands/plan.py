@@ -27,7 +27,7 @@ AnySymbol = Annotated[str | None, typer.Argument(help="Short symbol; every track
 
 
 def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
-    """Say what it costs to collect what is missing, what fits before the token dies, and what would come too late."""
+    """Show what collecting the missing data costs, what fits before the token expires, and what comes too late."""
     from expirytrack_dagster import console
     from expirytrack_dagster.collect import tracking
     from expirytrack_dagster.collect.plan import numbers, table

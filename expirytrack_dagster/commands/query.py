@@ -37,14 +37,14 @@ _WIDE = 10_000  # columns: a value that is cut off is worse than a line that is 
 def query(
     sql: Annotated[str, typer.Argument(help="One query, such as 'SELECT count(*) FROM candles'.")],
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"Rows at most: {SHOWN} in a table, all as JSON or CSV if not given.")
+        int | None, typer.Option(min=1, help=f"Maximum rows; default: {SHOWN} in a table, all with --json and --csv.")
     ] = None,
     snapshot: SnapshotOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
 ) -> None:
-    """Ask the archive in SQL; nothing can be changed, and nothing but the archive be read. Times are UTC."""
+    """Query the archive in SQL: read-only, and confined to the archive. Times are UTC."""
     from expirytrack_dagster.warehouse.connection import open_warehouse
     from expirytrack_dagster.warehouse.query import answered
 

@@ -26,12 +26,12 @@ EVERY = 1.0
 """Seconds between two looks of `--watch`."""
 
 WatchOption = Annotated[
-    bool, typer.Option("--watch", help="Look every second until Ctrl-C; with --json one line of JSON each time.")
+    bool, typer.Option("--watch", help="Refresh every second until Ctrl-C; with --json, one line of JSON each time.")
 ]
 
 
 def status(*, watch: WatchOption = False, as_json: JsonOption = False) -> None:
-    """Show limits, running cells, what is collected and missing, token and horizon; --watch goes on until Ctrl-C."""
+    """Show limits, running cells, collected and missing data, token and horizon; --watch repeats until Ctrl-C."""
     from expirytrack_dagster import console
     from expirytrack_dagster.observe.lookout import look
     from expirytrack_dagster.servers import stoppable

@@ -88,7 +88,7 @@ def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     latency: Annotated[str | None, typer.Option(help="Seconds until an answer, such as 0.2 or 0.1-0.5.")] = None,
     switches: Annotated[str | None, typer.Option(help="Switches as a JSON object, or a file with one.")] = None,
 ) -> None:
-    """Run a local Upstox on this machine, with made or recorded data, until Ctrl-C."""
+    """Serve a local Upstox API with generated or recorded data, until Ctrl-C."""
     limits = _limits(rate_limits)
     day = _day(today)
     named = {
