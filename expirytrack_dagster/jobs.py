@@ -57,8 +57,7 @@ futures_rolling = dg.define_asset_job(
 maintenance = dg.define_asset_job(
     "maintenance",
     selection="archive_maintenance",
-    description="Merge the small files of a lake and let go what it was before, as `expirytrack maintain` does. No "
-    "request.",
+    description="Compact a lake and expire its old snapshots, as `expirytrack maintain` does. No request.",
 )
 
 

@@ -1,4 +1,4 @@
-"""What happens at fixed times, by the clock of India: discovery, another look at stuck cells, and the nightly backup.
+"""What happens at fixed times, by the clock of India: discovery, another look at stuck cells, backup and upkeep.
 
 As in `sensors.py`, nothing is asked here and the archive is read for a moment only.
 """

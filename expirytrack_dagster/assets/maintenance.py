@@ -1,4 +1,4 @@
-"""The asset `archive_maintenance`: a lake with few files and no more past than is wanted.
+"""The asset `archive_maintenance`: compaction, snapshot expiry and orphan clean-up of a lake.
 
 It has no rows of its own. Of an archive in one file there is nothing to do, and that is what it says.
 """
@@ -15,11 +15,11 @@ from expirytrack_dagster.resources import WarehouseResource
     kinds={"duckdb"},
     owners=OWNERS,
     metadata=documents("automation"),
-    description="Merges the small files of a lake, lets go what it was before snapshot_days, and removes what is left "
-    "over. An archive in one file needs none of this.",
+    description="Compacts a lake: merges small files, expires snapshots older than snapshot_days, deletes orphaned "
+    "files. An archive in one file needs none of this.",
 )
 def archive_maintenance(warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
-    """Do it, and tell how much it was."""
+    """Do it, and report how much it was."""
     from dataclasses import asdict
     from datetime import timedelta
 

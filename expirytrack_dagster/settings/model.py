@@ -44,8 +44,8 @@ PROFILES: dict[str, dict[str, object]] = {
 ELSEWHERE = {
     "database": "it is called warehouse here, such as sqlite:data/expirytrack.sqlite",
     "api_rate_limit": "it is called rate_limits here and has several windows, such as 50/1,500/60,2000/1800",
-    "connection_pool_size": "there is no pool to size, because both databases run inside the program and a connection "
-    "is open only while it is used",
+    "connection_pool_size": "there is no pool to size, because a database in a file needs none and a server gets one "
+    "connection a thread",
     "batch_insert_size": "it is called batch_rows here",
     "checkpoint_interval": "there is nothing to set, because every answered request is kept at once",
 }

@@ -20,8 +20,11 @@ from playwright.sync_api import expect, sync_playwright
 
 from expirytrack_dagster import archive
 from expirytrack_dagster.cli import main
+from expirytrack_dagster.jobs import all_jobs
 from expirytrack_dagster.sandbox.running import Running, running
 from expirytrack_dagster.sandbox.switches import Switches
+from expirytrack_dagster.schedules import build_schedules
+from expirytrack_dagster.sensors import build_sensors
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.docsite import reference, resources, scale
 from expirytrack_dagster_tests.docsite.advice import ADVICE
@@ -230,6 +233,15 @@ def test_every_heading_of_the_guide_is_on_its_page() -> None:
         assert re.findall(r"^##+ (.*?)\s*$", text, re.MULTILINE) == headings
     first = re.findall(r"^\| ([^|]+?) \|", (DOCS / "guide.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert [cell for cell in first if cell not in {"heading of the guide", "---"}] == headings
+
+
+def test_whatever_runs_by_itself_is_told_when() -> None:
+    """Each schedule, sensor and job has its row on the page of automation, and no row is left over."""
+    page = (DOCS / "automation.md").read_text(encoding="utf-8")
+    first, second = (re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE) for part in page.split("## By hand"))
+    ticking = [*build_schedules(automatic=False), *build_sensors(automatic=False)]
+    assert sorted(first) == sorted(f"`{one.name}`" for one in ticking)
+    assert sorted(", ".join(second).split(", ")) == sorted(f"`{job.name}`" for job in all_jobs)
 
 
 def test_there_is_advice_for_every_error() -> None:
