@@ -75,10 +75,10 @@ def save(
 
         def work(connection: Connection) -> int:
             rows = _insert(connection, own, run_id, at)
-            for run, readings in _of_ledger(connection, at):
-                rows += _insert(connection, readings, run, at)
             if keep_days < math.inf:
                 connection.execute(_FORGET, {"oldest": at - keep_days * 86_400})
+            for run, readings in _of_ledger(connection, at):  # last, because requests wait from here to the end
+                rows += _insert(connection, readings, run, at)
             return rows
 
         rows = state.write(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,16 @@ from expirytrack_dagster.errors import StateLocked
 from expirytrack_dagster.observe import store
 from expirytrack_dagster.observe.metrics import MetricsCollector, catalogue
 from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.calls import Call, Receipt
-from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.state_address import StateAddress
+from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
+from expirytrack_dagster.upstox.ledger import RequestLedger, family_scope
 from expirytrack_dagster_tests.engines import Engine, HostClock, TimedState
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
 STORED, CALLS = "expirytrack_candles_stored_total", "expirytrack_api_calls_total"
 MEMORY, BUDGET = "expirytrack_memory_bytes", "expirytrack_budget_left"
@@ -143,6 +147,35 @@ def test_requests_are_counted_once_however_they_end(engine: Engine, requests: li
         assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1 ORDER BY 1"))
         (again,) = state.query(sql("SELECT count(*) FROM requests WHERE attempt > 1"))[0]
         assert store.growth(state, "expirytrack_api_retries_total", 0) == again
+
+
+def test_a_request_that_is_committed_late_is_counted(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scopes do not wait for one another, so that a number may be there before a smaller one is; a save misses none."""
+    address = StateAddress("postgresql", postgres)
+    with StateDatabase(address, timeout=0.3) as state, StateDatabase(address) as other:
+        one, late = (RequestLedger(each, (), scope_of=family_scope) for each in (state, other))
+        _end(late, (0, "settle", _slot(late, "expiries"), 200), NOW)
+
+        def slowly(work: Callable[[Connection], object], *, alone: bool) -> object:
+            with other.transaction(alone=alone) as connection:
+                done = work(connection)
+                _end(one, (0, "settle", _slot(one, "candles"), 200), NOW)
+                with suppress(StateLocked):
+                    store.save(state, None, NOW, collector=MetricsCollector())
+                return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(other, "write", slowly)
+            slot = _slot(late, "expiries")
+        _end(late, (0, "settle", slot, 200), NOW)
+        store.save(state, None, NOW, collector=MetricsCollector())
+        assert sum(last(state, CALLS)) == 3
+
+
+def _slot(ledger: RequestLedger, endpoint: Endpoint) -> int:
+    slot = ledger.acquire(Call(endpoint))
+    assert isinstance(slot, int)
+    return slot
 
 
 def _end(ledger: RequestLedger, due: tuple[int, str, int, int], now: float) -> None:
