@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from expirytrack_dagster.errors import StateLocked
 from expirytrack_dagster.observe import store
 from expirytrack_dagster.observe.metrics import MetricsCollector, catalogue
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, schema
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger, family_scope
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STORED, CALLS = "expirytrack_candles_stored_total", "expirytrack_api_calls_total"
 MEMORY, BUDGET = "expirytrack_memory_bytes", "expirytrack_budget_left"
+NETWORK = "expirytrack_network_sent_bytes_per_second"
 NOW = 1_000_000.0
 DAY = 86_400.0
 
@@ -77,6 +78,34 @@ def test_a_gauge_of_a_killed_process_is_let_go(state: StateDatabase) -> None:
     assert last(state, MEMORY, NOW + store.ALIVE_SECONDS) == [1e6]
     assert last(state, MEMORY, NOW + store.ALIVE_SECONDS + 1) == []
     assert last(state, BUDGET, NOW + DAY) == [500]
+
+
+def test_hosts_with_the_same_numbers_are_told_apart(state: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every container's first process has the number 1; what describes the home has no host."""
+    for host, size, at in (("one~1a", 1e6, NOW), ("two~2b", 2e6, NOW + 60)):
+        monkeypatch.setattr(store, "this_host", lambda name=host: name)
+        collector = MetricsCollector()
+        collector.memory_bytes.set(size)
+        collector.network_sent.set(size / 10)
+        collector.budget_left.labels("account", "60").set(size)
+        store.save(state, None, at, collector=collector)
+    for name, last_minute in ((MEMORY, 2e6), (NETWORK, 2e5)):
+        found = {one.host: one.value for one in store.latest(state, [name], now=NOW + 60)[name]}
+        assert found == {"one~1a": last_minute / 2, "two~2b": last_minute}
+        assert last(state, name, NOW + store.ALIVE_SECONDS + 1) == [last_minute]
+    assert [(one.host, one.value) for one in store.latest(state, [BUDGET])[BUDGET]] == [(None, 2e6)]
+
+
+def test_figures_from_before_hosts_were_told_apart_are_let_go(tmp_path: Path) -> None:
+    """A gauge of a machine was kept as one of the home, whose last row would stay for ever."""
+    kept = "INSERT INTO metrics (saved_at, pid, name, labels, value) VALUES (?, ?, ?, '{}', 5)"
+    with closing(sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)) as database:
+        for number, script in enumerate(schema.scripts()[:8], start=1):
+            database.executescript(f"{schema.for_sqlite(script)}\nPRAGMA user_version = {number};")
+        database.executemany(kept, [(NOW, 1, MEMORY), (NOW, None, NETWORK), (NOW, None, BUDGET)])
+    with StateDatabase(tmp_path / "state.sqlite") as state:
+        assert {name for name, found in store.latest(state, now=NOW).items() if found} == {MEMORY, NETWORK, BUDGET}
+        assert {name for name, found in store.latest(state, now=NOW + DAY).items() if found} == {BUDGET}
 
 
 def test_a_locked_database_loses_nothing(state: StateDatabase) -> None:
