@@ -8,6 +8,7 @@ all candles (docs/scale.md). What discovery found is in the archive and in the g
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import dagster as dg
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
 JOB, ASSET = "expiry_fetch", dg.AssetKey("expiries")
@@ -31,14 +33,10 @@ _OVER = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 def forget_discoveries(instance: dg.DagsterInstance, now: datetime) -> int:
     """Forget runs of discovery that ended long ago, with their events and files, and return how many those were.
 
-    Those of an underlying that was not discovered since are kept, because they hold the newest record of it.
+    The run that holds the newest record of an underlying is kept, however old it is.
     """
-    oldest = now - KEPT
-    ended = dg.RunsFilter(job_name=JOB, statuses=_OVER, updated_before=oldest)
-    old = [record.dagster_run for record in instance.get_run_records(ended, limit=AT_ONCE, ascending=True)]
-    symbols = {run.tags.get("dagster/partition") for run in old}
-    later = {symbol for symbol in symbols if symbol is not None and _is_discovered(instance, symbol, oldest)}
-    gone = [run.run_id for run in old if run.tags.get("dagster/partition") in later]
+    kept = {_newest(instance, symbol) for symbol in instance.get_materialized_partitions(ASSET)}
+    gone = list(islice((run_id for run_id in _ended(instance, now - KEPT) if run_id not in kept), AT_ONCE))
     for run_id in gone:
         instance.delete_run(run_id)
         instance.compute_log_manager.delete_logs(prefix=[run_id])
@@ -47,6 +45,15 @@ def forget_discoveries(instance: dg.DagsterInstance, now: datetime) -> int:
     return len(gone)
 
 
-def _is_discovered(instance: dg.DagsterInstance, symbol: str, since: datetime) -> bool:
-    wanted = dg.AssetRecordsFilter(asset_key=ASSET, asset_partitions=[symbol], after_timestamp=since.timestamp())
-    return bool(instance.fetch_materializations(wanted, limit=1).records)
+def _newest(instance: dg.DagsterInstance, symbol: str) -> str:
+    """Return the run in which an underlying was discovered last."""
+    wanted = dg.AssetRecordsFilter(asset_key=ASSET, asset_partitions=[symbol])
+    return instance.fetch_materializations(wanted, limit=1).records[0].run_id
+
+
+def _ended(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:
+    """Yield the runs of discovery that ended before then, the oldest first; none may be deleted meanwhile."""
+    wanted, last = dg.RunsFilter(job_name=JOB, statuses=_OVER, updated_before=before), None
+    while page := instance.get_run_records(wanted, limit=AT_ONCE, cursor=last, ascending=True):
+        yield from (record.dagster_run.run_id for record in page)
+        last = page[-1].dagster_run.run_id

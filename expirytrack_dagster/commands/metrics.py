@@ -48,7 +48,14 @@ def metrics(
     samples = store.latest(state, now=time.time())
     if as_json:
         found = [
-            {"name": one.name, "labels": one.labels, "value": one.value, "saved_at": one.saved_at, "pid": one.pid}
+            {
+                "name": one.name,
+                "labels": one.labels,
+                "value": one.value,
+                "saved_at": one.saved_at,
+                "pid": one.pid,
+                "host": one.host,
+            }
             for several in samples.values()
             for one in several
         ]
@@ -92,7 +99,7 @@ def _table(known: tuple[Metric, ...], samples: dict[str, list[Sample]]) -> Table
 def _lines(metric: Metric, samples: dict[str, list[Sample]]) -> list[tuple[str, str, str]]:
     """Return labels, value and unit of each series; of a histogram or a summary the mean, and of how many."""
     if metric.kind in {"counter", "gauge"}:
-        shown = [one for one in samples.get(metric.name, ()) if one.value or not metric.of_process]
+        shown = [one for one in samples.get(metric.name, ()) if one.value or metric.of != "process"]
         return [(_words(one), _number(one.value), metric.unit) for one in shown]
     sums = {_words(one): one.value for one in samples.get(f"{metric.name}_sum", ())}
     return [
@@ -103,8 +110,12 @@ def _lines(metric: Metric, samples: dict[str, list[Sample]]) -> list[tuple[str, 
 
 
 def _words(sample: Sample) -> str:
-    labels = [*sample.labels.values(), *([f"pid {sample.pid}"] if sample.pid else [])]
-    return ", ".join(labels)
+    """Return what tells a series apart: its labels, its process, and its host if that is another one than this."""
+    from expirytrack_dagster.processes import this_host
+
+    process = [f"pid {sample.pid}"] if sample.pid else []
+    host = [f"on {sample.host}"] if sample.host and sample.host != this_host() else []
+    return ", ".join([*sample.labels.values(), *process, *host])
 
 
 def _number(value: float) -> str:

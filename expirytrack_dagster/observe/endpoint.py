@@ -40,8 +40,9 @@ class HomeCollector(Collector):
             family = Family(metric.name.removesuffix("_total"), metric.meaning, metric.kind)
             for ending in endings.get(metric.kind, ("",)):
                 for sample in samples.get(metric.name + ending, ()):
-                    labels = sample.labels if sample.pid is None else {**sample.labels, "pid": str(sample.pid)}
-                    family.add_sample(sample.name, labels, sample.value)
+                    whose = {"host": sample.host, "pid": sample.pid}
+                    known = {name: str(value) for name, value in whose.items() if value is not None}
+                    family.add_sample(sample.name, sample.labels | known, sample.value)
             if family.samples:
                 yield family
 

@@ -23,6 +23,7 @@ INSERT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CELL_SECONDS = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 7200.0)
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
+Of = Literal["home", "host", "process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Metric:
         unit: In words.
         labels: What tells its series apart.
         meaning: One sentence.
-        of_process: A gauge that each process has for itself; those of the living ones add up.
+        of: Whose it is. A gauge that each host or each process has for itself counts while it is heard of; those of
+            the living add up.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Metric:
     unit: str
     labels: tuple[str, ...]
     meaning: str
-    of_process: bool = False
+    of: Of = "home"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Reading:
     labels: tuple[tuple[str, str], ...]
     value: float
     added: float | None
-    of_process: bool = False
+    of: Of = "home"
 
 
 class MetricsCollector:
@@ -126,11 +128,9 @@ class MetricsCollector:
             "per cent",
             "Contracts of the cell judged last that are complete or proven empty, of those listed.",
         )
-        self.active_workers = self._gauge(
-            "active_workers", "requests", "Requests under way.", ("stage",), of_process=True
-        )
+        self.active_workers = self._gauge("active_workers", "requests", "Requests under way.", ("stage",), of="process")
         self.queue_length = self._gauge(
-            "queue_length", "requests", "Requests that wait for a slot.", ("stage",), of_process=True
+            "queue_length", "requests", "Requests that wait for a slot.", ("stage",), of="process"
         )
         self.budget_left = self._gauge(
             "budget_left", "requests", "What a rate limit still allows in its window.", ("scope", "window_seconds")
@@ -144,18 +144,21 @@ class MetricsCollector:
         self.token_minutes_left = self._gauge(
             "token_minutes_left", "minutes", "Until the access token dies; 0 without one, absent where nobody knows."
         )
-        self.memory_bytes = self._gauge("memory_bytes", "bytes", "Resident memory.", of_process=True)
+        self.memory_bytes = self._gauge("memory_bytes", "bytes", "Resident memory.", of="process")
         self.cpu_percent = self._gauge(
-            "cpu_percent", "per cent of one core", "Processor use since the last look.", of_process=True
+            "cpu_percent", "per cent of one core", "Processor use since the last look.", of="process"
         )
         self.cpu_seconds = self._counter("cpu_seconds", "seconds", "Processor time used.")
         self.disk_read_bytes = self._counter("disk_read_bytes", "bytes", "Read from disks; not known on macOS.")
         self.disk_written_bytes = self._counter("disk_written_bytes", "bytes", "Written to disks; not known on macOS.")
         self.network_received = self._gauge(
-            "network_received_bytes_per_second", "bytes a second", "Received by this machine since the last look."
+            "network_received_bytes_per_second",
+            "bytes a second",
+            "Received by this machine since the last look.",
+            of="host",
         )
         self.network_sent = self._gauge(
-            "network_sent_bytes_per_second", "bytes a second", "Sent by this machine since the last look."
+            "network_sent_bytes_per_second", "bytes a second", "Sent by this machine since the last look.", of="host"
         )
 
     @property
@@ -166,7 +169,7 @@ class MetricsCollector:
     def readings(self) -> list[Reading]:
         """Return the samples that have news: what grew since it was kept, and what a gauge shows now.
 
-        A gauge is left out while it shows what was kept; that of a process only while it shows zero.
+        A gauge is left out while it shows what was kept; that of a host or a process only while it shows zero.
         """
         found = []
         for family in self.registry.collect():
@@ -175,11 +178,11 @@ class MetricsCollector:
             for sample in family.samples:
                 labels = tuple(sorted(sample.labels.items()))
                 kept = self._kept.get((sample.name, labels), 0.0 if grows else math.nan)
-                alive = metric.of_process and sample.value != 0
+                alive = metric.of != "home" and sample.value != 0
                 if sample.name.endswith("_created") or math.isnan(sample.value) or (sample.value == kept and not alive):
                     continue
                 added = sample.value - kept if grows else None
-                found.append(Reading(sample.name, labels, sample.value, added, metric.of_process))
+                found.append(Reading(sample.name, labels, sample.value, added, metric.of))
         return found
 
     def has_kept(self, readings: list[Reading]) -> None:
@@ -192,12 +195,10 @@ class MetricsCollector:
         self._note(Metric(f"{PREFIX}{name}_total", "counter", unit, labels, meaning))
         return Counter(f"{PREFIX}{name}", meaning, labels, registry=self.registry)
 
-    def _gauge(
-        self, name: str, unit: str, meaning: str, labels: tuple[str, ...] = (), *, of_process: bool = False
-    ) -> Gauge:
+    def _gauge(self, name: str, unit: str, meaning: str, labels: tuple[str, ...] = (), *, of: Of = "home") -> Gauge:
         from prometheus_client import Gauge  # noqa: PLC0415 -- as above
 
-        self._note(Metric(f"{PREFIX}{name}", "gauge", unit, labels, meaning, of_process))
+        self._note(Metric(f"{PREFIX}{name}", "gauge", unit, labels, meaning, of))
         gauge = Gauge(f"{PREFIX}{name}", meaning, labels, registry=self.registry)
         if not labels:
             gauge.set(math.nan)  # shows nothing until somebody sets it

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Double, bindparam, case, delete, func, insert, select, update
 
 from expirytrack_dagster.observe.metrics import MetricsCollector, metrics
+from expirytrack_dagster.processes import this_host
 from expirytrack_dagster.state.tables import metered
 from expirytrack_dagster.state.tables import metrics as _METRICS  # noqa: N812 -- a table, beside the function
 from expirytrack_dagster.upstox.budget import Booked, ended_since
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.state import StateDatabase
 
 ALIVE_SECONDS = 180.0
-"""How long a gauge of a process counts: three saves. A process that was killed saves no zero."""
+"""How long a gauge of a host or a process counts: three saves. A process that was killed saves no zero."""
 
 TOO_FAST = 429
 _ROW = _METRICS.c
@@ -38,7 +39,10 @@ _ROW = _METRICS.c
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row: `value` over the home, `added` by this row (None for a gauge), `pid` for a gauge of a process."""
+    """One row: `value` over the home, `added` by this row (None for a gauge).
+
+    A gauge of a host has a `host`, one of a process a `pid` too.
+    """
 
     name: str
     labels: dict[str, str]
@@ -47,6 +51,7 @@ class Sample:
     saved_at: float
     run_id: str | None
     pid: int | None
+    host: str | None
 
 
 def save(
@@ -75,10 +80,10 @@ def save(
 
         def work(connection: Connection) -> int:
             rows = _insert(connection, own, run_id, at)
-            for run, readings in _of_ledger(connection, at):
-                rows += _insert(connection, readings, run, at)
             if keep_days < math.inf:
                 connection.execute(_FORGET, {"oldest": at - keep_days * 86_400})
+            for run, readings in _of_ledger(connection, at):  # last, because requests wait from here to the end
+                rows += _insert(connection, readings, run, at)
             return rows
 
         rows = state.write(work)
@@ -92,14 +97,15 @@ def latest(state: StateDatabase, names: Collection[str] = (), *, now: float = ma
     Args:
         state: the state database.
         names: samples' names, such as `expirytrack_candles_stored_total`.
-        now: seconds since the epoch; gauges of processes that were silent for `ALIVE_SECONDS` before it are left out.
+        now: seconds since the epoch; gauges of hosts and processes that were silent for `ALIVE_SECONDS` before it are
+            left out.
     """
-    newest = select(func.max(_ROW.id)).group_by(_ROW.name, _ROW.labels, _ROW.pid)
+    newest = select(func.max(_ROW.id)).group_by(_ROW.name, _ROW.labels, _ROW.host, _ROW.pid)
     if names:
         newest = newest.where(_ROW.name.in_([*names]))
     wanted = _SELECT.where(_ROW.id.in_(newest)).order_by(_ROW.name, _ROW.labels, _ROW.id)
     if now < math.inf:
-        wanted = wanted.where(_ROW.pid.is_(None) | (_ROW.saved_at >= state.now(now) - ALIVE_SECONDS))
+        wanted = wanted.where(_ROW.host.is_(None) | (_ROW.saved_at >= state.now(now) - ALIVE_SECONDS))
     rows = state.query(wanted)
     found: dict[str, list[Sample]] = {name: [] for name in names}
     for row in rows:
@@ -136,7 +142,8 @@ def _insert(connection: Connection, readings: Iterable[Reading], run_id: str | N
         {
             "saved_at": now,
             "run_id": run_id,
-            "pid": os.getpid() if reading.of_process else None,
+            "pid": os.getpid() if reading.of == "process" else None,
+            "host": None if reading.of == "home" else this_host(),
             "name": reading.name,
             "labels": json.dumps(dict(reading.labels), separators=(",", ":")),
             "value": reading.value if reading.added is None else reading.added,
@@ -187,14 +194,14 @@ def _statements() -> tuple[Insert, Delete]:
     last = select(_ROW.value).where(*series).order_by(_ROW.id.desc()).limit(1).scalar_subquery()
     added, value = bindparam("added", type_=Double), bindparam("value", type_=Double)
     worth = case((added.is_(None), value), else_=value + func.coalesce(last, 0.0))
-    given = ("saved_at", "run_id", "pid", "name", "labels")
+    given = ("saved_at", "run_id", "pid", "host", "name", "labels")
     columns = [bindparam(name, type_=_ROW[name].type) for name in given]
     keep = insert(_METRICS).from_select([*given, "value", "added"], select(*columns, worth, added))
     newer = _METRICS.alias()
     follows = (newer.c.name == _ROW.name, newer.c.labels == _ROW.labels, newer.c.id > _ROW.id)
     is_followed = select(newer.c.id).where(*follows).exists()
-    return keep, delete(_METRICS).where(_ROW.saved_at < bindparam("oldest"), _ROW.pid.is_not(None) | is_followed)
+    return keep, delete(_METRICS).where(_ROW.saved_at < bindparam("oldest"), _ROW.host.is_not(None) | is_followed)
 
 
 _INSERT, _FORGET = _statements()
-_SELECT = select(_ROW.name, _ROW.labels, _ROW.value, _ROW.added, _ROW.saved_at, _ROW.run_id, _ROW.pid)
+_SELECT = select(_ROW.name, _ROW.labels, _ROW.value, _ROW.added, _ROW.saved_at, _ROW.run_id, _ROW.pid, _ROW.host)

@@ -169,6 +169,10 @@ class PostgresDatabase:
             return DiskFull(f"There is no room left for {self._url}: free some space and run the same command again.")
         if code in _REFUSED:
             return StorageError(f"{self._url} does not let us write ({said}): give this user the rights of its owner.")
+        if isinstance(error, UnicodeEncodeError) or (isinstance(error, ValueError) and "NUL" in said):  # of the driver
+            return StorageError(
+                f"{self._url} cannot keep a text ({said}): no text may hold NUL, and the database must be UTF8."
+            )
         return None
 
     def _connect(self) -> Any:

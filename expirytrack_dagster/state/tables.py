@@ -89,6 +89,7 @@ metrics = _table(
     labels=Text,
     value=Double,
     added=Double,
+    host=Text,
 )
 metered = _table("metered", "", upto=BigInteger, open=Text)
 alerts = _table(

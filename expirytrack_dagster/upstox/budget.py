@@ -1,7 +1,7 @@
-"""What is spent and what is left: the ledger of requests as it is looked at, without a lock and without a change.
+"""What is spent and what is left: the ledger of requests as it is looked at, without a change.
 
 The figures for `status`, plans and metrics belong here; taking a slot and recording what became of it, to `ledger.py`;
-what was asked and answered of late, to `activity.py`.
+what was asked and answered of late, to `activity.py`. Nobody waits for a look but for the metrics' one (`ended_since`).
 """
 
 from __future__ import annotations
@@ -165,9 +165,11 @@ def ended_since(
     """Return the requests that have ended since a look at the ledger, for the metrics, and where the next look begins.
 
     A request has ended when it is settled, or when it cannot be under way any more because its process was killed.
+    No request is taken or settled from here to the transaction's end, so that none below the highest id comes to light
+    later.
 
     Args:
-        connection: inside a transaction of the state database.
+        connection: inside a transaction of the state database that is alone.
         upto: the highest id of the last look.
         under_way: the ids up to it that had not ended then.
         now: seconds since the epoch.
@@ -175,6 +177,7 @@ def ended_since(
     Returns:
         At most `LOOKED_AT` requests, the highest id looked at, and the ids up to it that have not ended.
     """
+    scopes.lock_all(connection)
     rows = connection.execute(_SINCE, {"upto": upto, "under_way": under_way}).all()
     ended = [row for row in rows if row[1] is not None or row[2] <= now]
     booked = [Booked(*row[3:]) for row in ended]

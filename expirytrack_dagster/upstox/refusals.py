@@ -40,7 +40,7 @@ _PROBLEM = msgspec.json.Decoder(_Problem)
 
 
 def excerpt(body: bytes) -> str:
-    """Return the first 200 characters of a body, control characters escaped, fit for one line of a message."""
+    """Return the first 200 characters of a body or a part of it, control characters escaped, fit for one line."""
     text = body[: 4 * EXCERPT].decode("utf-8", errors="replace")[:EXCERPT]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
@@ -75,6 +75,7 @@ def refusal(
 ) -> tuple[ExpiryTrackError, str | None] | None:
     """Return the error that an answer stands for and its code, or None if it is a success so far.
 
+    Code and words are quoted as `excerpt` does, so that they fit sentences and databases whatever the API sends.
     A web page is never a success, whatever its status; nor is an error envelope with status 200. Whether a success
     has the right shape is for the decoders to say.
     """
@@ -90,7 +91,7 @@ def refusal(
     if ok and problem.status != "error":
         return None
     for entry in problem.errors or []:
-        if code := entry.error_code or entry.errorCode:
+        if code := excerpt((entry.error_code or entry.errorCode or "").encode()):
             words = excerpt((entry.message or "").encode())
             return error_for(code, status, words, retry_after=retry_after), code
     return error_for(None, status, excerpt(body), retry_after=retry_after), None

@@ -59,6 +59,7 @@ _LOCK_OF_REQUEST: Select[Any] = (
     .where(requests.c.id == bindparam("id"))
     .with_for_update(of=scopes)
 )
+_LOCK_ALL = select(scopes.c.scope).with_for_update()
 _BEGIN = insert(scopes)
 _ANCHOR = update(scopes).where(scopes.c.scope == bindparam("of"))
 _PACE = _ANCHOR.values(paced_until=bindparam("until"))
@@ -124,6 +125,14 @@ def lock_of_request(connection: Connection, request_id: int) -> tuple[str, int, 
     """
     row = connection.execute(_LOCK_OF_REQUEST, {"id": request_id}).one_or_none()
     return None if row is None else (row[0], row[1], _of_row(row[2:]))
+
+
+def lock_all(connection: Connection) -> None:
+    """Keep others from every scope until the transaction ends; it is alone, so that no scope is made meanwhile.
+
+    A request has its number before it is committed: behind these locks, all that have one are seen.
+    """
+    connection.execute(_LOCK_ALL).all()
 
 
 def begin(connection: Connection, scope: str, now: float, up: Uptime | None, longest: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.observe import logs, store
 from expirytrack_dagster.observe.endpoint import serving
 from expirytrack_dagster.observe.metrics import MetricsCollector
+from expirytrack_dagster.processes import this_host
 from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.state import StateDatabase
@@ -113,18 +115,29 @@ def test_the_endpoint_serves_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert buckets == sorted(buckets)
     assert buckets[-1] == samples["expirytrack_insert_seconds_count", "candles"] == 1
     assert samples["expirytrack_breaker", "account"] == 0
-    assert [value for (name, *_), value in samples.items() if name == "expirytrack_memory_bytes"] == [123]
+    (memory,) = families["expirytrack_memory_bytes"].samples
+    assert (memory.value, memory.labels) == (123, {"host": this_host(), "pid": str(os.getpid())})
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
 
 
-def test_the_command_shows_the_home(measured: Path) -> None:
+def test_the_command_shows_the_home(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For people, as JSON, and as Prometheus reads it; a home without figures says so; no port is a sentence."""
+    monkeypatch.setenv("COLUMNS", "120")
     runner = CliRunner()
+    with StateDatabase(measured / "state.sqlite") as state, monkeypatch.context() as elsewhere:
+        elsewhere.setattr(store, "this_host", lambda: "two~2b")
+        elsewhere.setattr(os, "getpid", lambda: 1)
+        collector = MetricsCollector()
+        collector.memory_bytes.set(456)
+        store.save(state, None, time.time(), collector=collector)
     shown = runner.invoke(app, ["metrics"])
     assert shown.exit_code == 0
     assert "candles_stored_total" in shown.output
     assert "mean of 1" in shown.output
+    memory = [line.split()[:-2] for line in shown.output.splitlines() if line.startswith("memory_bytes")]
+    own = f"memory_bytes pid {os.getpid()}".split()
+    assert memory == [own, ["memory_bytes", "pid", "1,", "on", "two~2b"]]
     found = json.loads(runner.invoke(app, ["metrics", "--json"]).output)["metrics"]
     assert {"name": STORED, "labels": {}, "value": 5.0, "pid": None}.items() <= next(
         one for one in found if one["name"] == STORED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,21 @@ from hypothesis import strategies as st
 from expirytrack_dagster.errors import StateLocked
 from expirytrack_dagster.observe import store
 from expirytrack_dagster.observe.metrics import MetricsCollector, catalogue
-from expirytrack_dagster.state import StateDatabase
-from expirytrack_dagster.upstox.calls import Call, Receipt
-from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster.state import StateDatabase, schema
+from expirytrack_dagster.state_address import StateAddress
+from expirytrack_dagster.upstox.calls import Call, Endpoint, Receipt
+from expirytrack_dagster.upstox.ledger import RequestLedger, family_scope
 from expirytrack_dagster_tests.engines import Engine, HostClock, TimedState
 from expirytrack_dagster_tests.statements import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
 STORED, CALLS = "expirytrack_candles_stored_total", "expirytrack_api_calls_total"
 MEMORY, BUDGET = "expirytrack_memory_bytes", "expirytrack_budget_left"
+NETWORK = "expirytrack_network_sent_bytes_per_second"
 NOW = 1_000_000.0
 DAY = 86_400.0
 
@@ -73,6 +78,34 @@ def test_a_gauge_of_a_killed_process_is_let_go(state: StateDatabase) -> None:
     assert last(state, MEMORY, NOW + store.ALIVE_SECONDS) == [1e6]
     assert last(state, MEMORY, NOW + store.ALIVE_SECONDS + 1) == []
     assert last(state, BUDGET, NOW + DAY) == [500]
+
+
+def test_hosts_with_the_same_numbers_are_told_apart(state: StateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every container's first process has the number 1; what describes the home has no host."""
+    for host, size, at in (("one~1a", 1e6, NOW), ("two~2b", 2e6, NOW + 60)):
+        monkeypatch.setattr(store, "this_host", lambda name=host: name)
+        collector = MetricsCollector()
+        collector.memory_bytes.set(size)
+        collector.network_sent.set(size / 10)
+        collector.budget_left.labels("account", "60").set(size)
+        store.save(state, None, at, collector=collector)
+    for name, last_minute in ((MEMORY, 2e6), (NETWORK, 2e5)):
+        found = {one.host: one.value for one in store.latest(state, [name], now=NOW + 60)[name]}
+        assert found == {"one~1a": last_minute / 2, "two~2b": last_minute}
+        assert last(state, name, NOW + store.ALIVE_SECONDS + 1) == [last_minute]
+    assert [(one.host, one.value) for one in store.latest(state, [BUDGET])[BUDGET]] == [(None, 2e6)]
+
+
+def test_figures_from_before_hosts_were_told_apart_are_let_go(tmp_path: Path) -> None:
+    """A gauge of a machine was kept as one of the home, whose last row would stay for ever."""
+    kept = "INSERT INTO metrics (saved_at, pid, name, labels, value) VALUES (?, ?, ?, '{}', 5)"
+    with closing(sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)) as database:
+        for number, script in enumerate(schema.scripts()[:8], start=1):
+            database.executescript(f"{schema.for_sqlite(script)}\nPRAGMA user_version = {number};")
+        database.executemany(kept, [(NOW, 1, MEMORY), (NOW, None, NETWORK), (NOW, None, BUDGET)])
+    with StateDatabase(tmp_path / "state.sqlite") as state:
+        assert {name for name, found in store.latest(state, now=NOW).items() if found} == {MEMORY, NETWORK, BUDGET}
+        assert {name for name, found in store.latest(state, now=NOW + DAY).items() if found} == {BUDGET}
 
 
 def test_a_locked_database_loses_nothing(state: StateDatabase) -> None:
@@ -143,6 +176,35 @@ def test_requests_are_counted_once_however_they_end(engine: Engine, requests: li
         assert by_run == state.query(sql("SELECT run_id, count(*) FROM requests GROUP BY 1 ORDER BY 1"))
         (again,) = state.query(sql("SELECT count(*) FROM requests WHERE attempt > 1"))[0]
         assert store.growth(state, "expirytrack_api_retries_total", 0) == again
+
+
+def test_a_request_that_is_committed_late_is_counted(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scopes do not wait for one another, so that a number may be there before a smaller one is; a save misses none."""
+    address = StateAddress("postgresql", postgres)
+    with StateDatabase(address, timeout=0.3) as state, StateDatabase(address) as other:
+        one, late = (RequestLedger(each, (), scope_of=family_scope) for each in (state, other))
+        _end(late, (0, "settle", _slot(late, "expiries"), 200), NOW)
+
+        def slowly(work: Callable[[Connection], object], *, alone: bool) -> object:
+            with other.transaction(alone=alone) as connection:
+                done = work(connection)
+                _end(one, (0, "settle", _slot(one, "candles"), 200), NOW)
+                with suppress(StateLocked):
+                    store.save(state, None, NOW, collector=MetricsCollector())
+                return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(other, "write", slowly)
+            slot = _slot(late, "expiries")
+        _end(late, (0, "settle", slot, 200), NOW)
+        store.save(state, None, NOW, collector=MetricsCollector())
+        assert sum(last(state, CALLS)) == 3
+
+
+def _slot(ledger: RequestLedger, endpoint: Endpoint) -> int:
+    slot = ledger.acquire(Call(endpoint))
+    assert isinstance(slot, int)
+    return slot
 
 
 def _end(ledger: RequestLedger, due: tuple[int, str, int, int], now: float) -> None:

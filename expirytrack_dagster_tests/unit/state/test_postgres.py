@@ -122,6 +122,29 @@ def test_who_may_not_write_is_told(state: StateDatabase, postgres: str) -> None:
         other.write(lambda connection: connection.execute(insert(learned), row("x")))
 
 
+def test_a_text_that_cannot_be_kept_is_told(state: StateDatabase) -> None:
+    """A file keeps a NUL in a text, a server does not; nothing is kept, and the next step works."""
+    with pytest.raises(StorageError, match=r"cannot keep a text .*NUL"):
+        state.write(lambda connection: connection.execute(insert(learned), row("UDAPI\x001")))
+    state.write(lambda connection: connection.execute(insert(learned), row("x")))
+    assert state.query(COUNT) == [(1,)]
+
+
+def test_a_server_of_another_encoding_is_told(postgres_server: PostgresServer) -> None:
+    """What its letters lack cannot be kept; the sentence says what the database needs."""
+    with closing(psycopg2.connect(postgres_server.url("postgres"))) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    try:
+        with (
+            StateDatabase(StateAddress("postgresql", postgres_server.url("latin"))) as state,
+            pytest.raises(StorageError, match=r"cannot keep a text .*latin-1.*UTF8"),
+        ):
+            state.write(lambda connection: connection.execute(insert(learned), row("निफ्टी")))
+    finally:
+        postgres_server.drop("latin")
+
+
 def test_a_transaction_cut_in_the_middle_leaves_nothing_and_says_so(state: StateDatabase) -> None:
     """The block cannot be repeated for its caller; the next one works."""
 

@@ -116,6 +116,17 @@ def test_long_foreign_messages_are_cut() -> None:
     assert len(text) < 350
 
 
+def test_a_foreign_code_is_one_line_that_any_database_can_keep() -> None:
+    """It goes into the ledger and into sentences, whatever signs it has and however long it is."""
+    for code, kept in (("UDAPI\0001\n", "UDAPI\\x001\\n"), ("X" * 5000, "X" * 200)):
+        refused = refusal(400, envelope(code))
+        assert refused is not None
+        assert refused[1] == kept
+        assert isinstance(refused[0], RequestRefused)
+        assert refused[0].code == kept
+        assert kept in str(refused[0])
+
+
 def test_successes_are_no_refusals() -> None:
     """A success, even one that mentions the word error, is left to the decoders."""
     assert refusal(200, b'{"status":"success","data":[]}') is None
