@@ -19,11 +19,12 @@ archive is damaged or newer than this program, and the first call of all makes t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.warehouse.room import Answer, Reading, Version, room_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ Rule: TypeAlias = Literal["expiry", "volume", "open_interest"]
 Adjustment: TypeAlias = Literal["none", "difference", "ratio"]
 Home: TypeAlias = "Path | str | None"
 
-_IST = timezone(timedelta(hours=5, minutes=30))
 _NEAREST = 4  # expiries that are looked at for a spot
 
 
@@ -144,7 +144,7 @@ def bars(key: str, interval: Interval = "5m", *, home: Home = None) -> Answer:
     Bars of minutes are counted from 09:15 in India, those of a day from midnight; one without a trade does not exist.
     """
     try:
-        expiry = datetime.strptime(key[-10:], "%d-%m-%Y").replace(tzinfo=_IST).date()
+        expiry = datetime.strptime(key[-10:], "%d-%m-%Y").replace(tzinfo=IST).date()
     except ValueError:
         raise ConfigurationError(f"'{key}' is no key of the form SEGMENT|token|DD-MM-YYYY.") from None
     width = timedelta(days=1) if interval == "1d" else timedelta(minutes=int(interval.removesuffix("m")))
@@ -205,7 +205,7 @@ def spot_at(underlying: str, instant: datetime | str, *, home: Home = None) -> A
     """Return the spot in the minute of an instant that the nearest expiry's forward implies: one row, or none."""
     room, moment = _home(home), _instant(instant)
     days = room.days_with_forward(underlying)
-    near = [day for day in days if day >= moment.astimezone(_IST).date()][:_NEAREST]
+    near = [day for day in days if day >= moment.astimezone(IST).date()][:_NEAREST]
     return room.ask("FROM spot_at($symbol, $instant)", {"symbol": underlying, "instant": moment}, underlying, near)
 
 
@@ -316,4 +316,4 @@ def _instant(instant: datetime | str) -> datetime:
             instant = datetime.fromisoformat(instant)
         except ValueError:
             raise ConfigurationError(f"'{instant}' is no time such as 2025-08-26 10:30.") from None
-    return instant.replace(tzinfo=_IST) if instant.tzinfo is None else instant
+    return instant.replace(tzinfo=IST) if instant.tzinfo is None else instant

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 
 if TYPE_CHECKING:
     from expirytrack_dagster.resources import UpstoxResource

@@ -31,11 +31,11 @@ from expirytrack_dagster.commands.metrics import metrics
 from expirytrack_dagster.commands.migrate import migrate
 from expirytrack_dagster.commands.plan import plan
 from expirytrack_dagster.commands.query import query
+from expirytrack_dagster.commands.sandbox import sandbox
 from expirytrack_dagster.commands.status import status
 from expirytrack_dagster.commands.track import track, untrack
 from expirytrack_dagster.commands.ui import demo, ui
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError
-from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:

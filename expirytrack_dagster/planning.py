@@ -28,7 +28,7 @@ from expirytrack_dagster.collect.plan import (
 from expirytrack_dagster.collect.questions import Questions, questions
 from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.collect.states import SEALED, State
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.security.parquet import staging_key
 from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.tokens import daily_death, token_state

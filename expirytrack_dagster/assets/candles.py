@@ -129,7 +129,7 @@ def _request(
     from expirytrack_dagster.collect.cell import CellRequest, incomplete
     from expirytrack_dagster.collect.contract import DAYS, MINUTES
     from expirytrack_dagster.collect.windows import Windows
-    from expirytrack_dagster.quality.rules import IST
+    from expirytrack_dagster.ist import IST
 
     symbol, day = cell_of(partition_key)
     settings, state = upstox.settings(), upstox.state()

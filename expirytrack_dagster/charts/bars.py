@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expirytrack_dagster.charts.paper import DOWN, QUIET, UP, plain, sheet
-from expirytrack_dagster.export.cell import Interval
+from expirytrack_dagster.export.selection import Interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,12 @@ from expirytrack_dagster.charts.paper import DOTS, save
 from expirytrack_dagster.charts.smile import draw_smile
 from expirytrack_dagster.collect.coverage import coverage_of
 from expirytrack_dagster.errors import ConfigurationError, StorageError
-from expirytrack_dagster.export.cell import Interval, Selection, opened
+from expirytrack_dagster.export.cell import opened
+from expirytrack_dagster.export.selection import Interval, Selection
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.continuity import assess_continuity
 from expirytrack_dagster.quality.coverage import spans
 from expirytrack_dagster.quality.pictures import coverage_map, png
-from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.symbology import nse, openalgo, upstox
 from expirytrack_dagster.upstox.keys import ExpiredKey
 from expirytrack_dagster.warehouse import reader

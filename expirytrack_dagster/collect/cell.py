@@ -23,10 +23,10 @@ from expirytrack_dagster.collect.questions import UNPROVEN, questions
 from expirytrack_dagster.collect.staging import SCHEMA, Batch, CellStaging, rows_of
 from expirytrack_dagster.collect.states import SEALED, ContractStatus, State
 from expirytrack_dagster.errors import MalformedResponse
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.observe.logs import about
 from expirytrack_dagster.quality.candles import Split, split_candles
 from expirytrack_dagster.quality.continuity import merge_minutes, minute_counts
-from expirytrack_dagster.quality.rules import IST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence

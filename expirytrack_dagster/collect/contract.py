@@ -25,7 +25,7 @@ from expirytrack_dagster.errors import (
     StateBusy,
     VaultBusy,
 )
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.upstox.decode import CANDLES_SCHEMA
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, select, update
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.outcome import plural
-from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state.tables import listings as _LISTINGS  # noqa: N812 -- a table, beside the function
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from expirytrack_dagster.collect.proof import AT_THE_MONEY
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,7 +13,7 @@ import typer
 
 from expirytrack_dagster.commands.archive import checked_symbol
 from expirytrack_dagster.commands.options import Symbol, parse_day
-from expirytrack_dagster.export.cell import Interval, Selection
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ chart = typer.Typer(
 
 
 def _instant(text: str) -> datetime:
-    from expirytrack_dagster.quality.rules import IST
+    from expirytrack_dagster.ist import IST
 
     try:
         moment = datetime.fromisoformat(text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expirytrack_dagster.commands.options import JsonOption, parse_day
-from expirytrack_dagster.export.cell import Interval, Selection
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 
 if TYPE_CHECKING:

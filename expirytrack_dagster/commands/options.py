@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 
 
 def parse_day(text: str) -> date:

@@ -73,7 +73,7 @@ def plan(symbol: AnySymbol = None, *, as_json: JsonOption = False) -> None:
 def _table(made: Plan) -> Table:
     from rich.table import Table
 
-    from expirytrack_dagster.quality.rules import IST
+    from expirytrack_dagster.ist import IST
 
     grid = Table(title="What is missing, in the order of the work", title_justify="left")
     for name in ("cell", "contracts", "requests", "candles", "MB", "complete by (IST)", "may leave"):
@@ -101,7 +101,7 @@ def _table(made: Plan) -> Table:
 
 
 def _sentence(made: Plan) -> str:
-    from expirytrack_dagster.quality.rules import IST
+    from expirytrack_dagster.ist import IST
 
     if not made.cells:
         return "Nothing is missing: every cell that Upstox is known to list is complete."

@@ -1,9 +1,9 @@
 """The rows of one cell that a selection asks for, opened for the writers of formats.
 
-Here: which contracts, days, minutes and bars. What becomes of them is up to the formats. Rows leave in the order of the
-archive, contract by contract and minute by minute; sorting would hold a whole cell in memory. DuckDB keeps that order
-through a join only when it runs in one thread and joins as written, so it does; where no join is needed, it may run in
-several, which for Parquet makes the difference (docs/decisions/0085-exports-in-order.md has the figures).
+Here: how a selection (`selection.py`) is asked. What becomes of the rows is up to the formats. They leave in the order
+of the archive, contract by contract and minute by minute; sorting would hold a whole cell in memory. DuckDB keeps that
+order through a join only when it runs in one thread and joins as written, so it does; where no join is needed, it may
+run in several, which for Parquet makes the difference (docs/decisions/0085-exports-in-order.md has the figures).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, time
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.export.selection import DAY, Interval
 from expirytrack_dagster.symbology import openalgo, upstox
 from expirytrack_dagster.symbology.contract import Contract, number
 from expirytrack_dagster.warehouse.versions import candles_version
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from expirytrack_dagster.export.selection import Selection
     from expirytrack_dagster.warehouse.connection import Warehouse
 
 _IST = 330  # minutes that India is ahead of UTC
-_DAY = 1440
 _OPENING = 9 * 60 + 15  # bars of several minutes are counted from the opening of the exchange
 
 _CONTRACTS = "SELECT * FROM contracts WHERE underlying = $underlying AND expiry = $expiry ORDER BY instrument_key"
@@ -129,63 +129,6 @@ AND status IS DISTINCT FROM 'empty_proven'
 _ONE_THREAD = "SET threads = 1; SET memory_limit = '128MB'"
 
 _PRINTABLE = re.compile(r"[A-Z0-9][A-Za-z0-9&_. -]*", re.ASCII)
-
-
-class Interval(StrEnum):
-    """Width of a bar, as Upstox names it; days are those of India."""
-
-    MINUTE = "1minute"
-    THREE = "3minute"
-    FIVE = "5minute"
-    FIFTEEN = "15minute"
-    THIRTY = "30minute"
-    HOUR = "60minute"
-    DAY = "day"
-
-    @property
-    def minutes(self) -> int:
-        """Its width in minutes."""
-        return _DAY if self is Interval.DAY else int(self.removesuffix("minute"))
-
-    @property
-    def words(self) -> str:
-        """Its width in words, such as `5 minutes`."""
-        return {1: "1 minute", _DAY: "1 day"}.get(self.minutes, f"{self.minutes} minutes")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which rows of a cell; everything by default.
-
-    Days and times of day are India's and both ends are included. `at_the_money` keeps, on each day, the options whose
-    strike was at most so many strikes away from the money at some minute of that day, for the whole of it; futures
-    stay. Where no strike traded both its call and its put, a day has no option in it.
-    """
-
-    first_day: date | None = None
-    last_day: date | None = None
-    first_time: time | None = None
-    last_time: time | None = None
-    kinds: frozenset[str] = frozenset({"CE", "PE", "FUT"})
-    lowest_strike: float | None = None
-    highest_strike: float | None = None
-    at_the_money: int | None = None
-    interval: Interval = Interval.MINUTE
-
-    def __post_init__(self) -> None:
-        """Refuse what can choose nothing.
-
-        Raises:
-            ConfigurationError: a beginning lies after its end.
-        """
-        ends: tuple[tuple[Any, Any], ...] = (
-            (self.first_day, self.last_day),
-            (self.first_time, self.last_time),
-            (self.lowest_strike, self.highest_strike),
-        )
-        for first, last in ends:
-            if first is not None and last is not None and first > last:
-                raise ConfigurationError(f"Nothing lies between {first} and {last}: the first comes after the last.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +234,7 @@ def _when(selection: Selection) -> tuple[str, dict[str, int]]:
 def _days(selection: Selection) -> dict[str, int]:
     return {
         "start": _midnight(selection.first_day) if selection.first_day else 0,
-        "end": _midnight(selection.last_day) + _DAY if selection.last_day else 2**31 - 1,
+        "end": _midnight(selection.last_day) + DAY if selection.last_day else 2**31 - 1,
     }
 
 
@@ -343,9 +286,9 @@ def _money(
     first, last = connection.execute(_SPAN, bound).fetchone() or (None, None)
     rows = []
     if first is not None:
-        for day in range((first + _IST) // _DAY, (last + _IST) // _DAY + 1):
-            start = day * _DAY - _IST
-            low, high = connection.execute(_MONEY, {**bound, "start": start, "end": start + _DAY}).fetchone() or (0, 0)
+        for day in range((first + _IST) // DAY, (last + _IST) // DAY + 1):
+            start = day * DAY - _IST
+            low, high = connection.execute(_MONEY, {**bound, "start": start, "end": start + DAY}).fetchone() or (0, 0)
             near = (0.0, -1.0)  # none: futures alone
             if low is not None:
                 top = min(strikes.index(high) + width, len(strikes) - 1)
@@ -356,7 +299,7 @@ def _money(
 
 
 def _midnight(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * _DAY - _IST
+    return (day - date(1970, 1, 1)).days * DAY - _IST
 
 
 def _of_day(moment: time) -> int:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.export import lean, nautilus, tables
-from expirytrack_dagster.export.cell import Interval, Selection, opened
+from expirytrack_dagster.export.cell import opened
 from expirytrack_dagster.export.manifest import Manifest, seal
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.export.target import check_target, replacing
 from expirytrack_dagster.export.written import writing
 from expirytrack_dagster.security import audit

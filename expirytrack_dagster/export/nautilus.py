@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.export.written import Written, writing
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 
 if TYPE_CHECKING:
     from pathlib import Path

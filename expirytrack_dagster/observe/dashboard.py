@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.outcome import plural
-from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.upstox.tokens import duration
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Double, Text, bindparam, case, delete, func, insert, literal, select, update
 
 from expirytrack_dagster.errors import NotSent
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.observe.alerts import COLUMNS, RULES, Alert, of_row
 from expirytrack_dagster.observe.notifiers import Message
 from expirytrack_dagster.state.tables import alert_deliveries, alerts
@@ -38,7 +39,6 @@ LOAN = timedelta(minutes=5)
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
 _STALE = timedelta(days=3)  # what has been over for longer is not told any more
 _AT_ONCE = 10  # alerts in a message; the command line shows all
-_IST = timezone(timedelta(hours=5, minutes=30))
 
 _A, _D = alerts.c, alert_deliveries.c
 _CHANNEL, _NOW = bindparam("of", type_=Text), bindparam("now", type_=Double)
@@ -191,7 +191,7 @@ def trial_message(now: datetime) -> Message:
 
 def in_india(moment: datetime) -> str:
     """Return a moment for a message."""
-    return moment.astimezone(_IST).strftime("%H:%M IST on %d %B %Y")
+    return moment.astimezone(IST).strftime("%H:%M IST on %d %B %Y")
 
 
 def measure(alert: Alert) -> str:

@@ -22,6 +22,7 @@ from expirytrack_dagster.collect.overview import overview as totals
 from expirytrack_dagster.collect.tracking import tracked
 from expirytrack_dagster.collect.underway import Underway, underway
 from expirytrack_dagster.errors import DatabaseLocked, ExpiryTrackError
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.observe.alerts import Alert, recent, standing
 from expirytrack_dagster.observe.overview import (
     CellCounts,
@@ -33,7 +34,6 @@ from expirytrack_dagster.observe.overview import (
     cell_counts,
 )
 from expirytrack_dagster.processes import is_alive, is_here
-from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.security.vault import rotation_finding
 from expirytrack_dagster.state import StateDatabase, open_state
 from expirytrack_dagster.upstox.activity import MINUTE, Activity, activity

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from expirytrack_dagster.collect.horizon import leaves_on, listings
 from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.observe.alerts import Name, Reading
 from expirytrack_dagster.observe.deliveries import ChannelState, channel_states
 from expirytrack_dagster.observe.lookout import Lookout, counted_often
 from expirytrack_dagster.quality.outcome import plural
-from expirytrack_dagster.quality.rules import IST
 from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.activity import settled
 from expirytrack_dagster.upstox.ledger import open_ledger

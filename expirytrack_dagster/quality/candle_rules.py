@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.columns import column
-from expirytrack_dagster.quality.rules import IST, Mask, Rule, number
+from expirytrack_dagster.quality.rules import Mask, Rule, number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

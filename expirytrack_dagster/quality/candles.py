@@ -14,6 +14,7 @@ import pandas as pd
 from pandera.errors import SchemaError
 
 from expirytrack_dagster.errors import UnfitData
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.candle_rules import (
     CANDLE_COLUMNS,
     DUPLICATES,
@@ -26,7 +27,7 @@ from expirytrack_dagster.quality.candle_rules import (
     order_key,
 )
 from expirytrack_dagster.quality.outcome import MAX_SHOWN, CheckOutcome, plural, shown
-from expirytrack_dagster.quality.rules import IST, Mask, explain, require_columns
+from expirytrack_dagster.quality.rules import Mask, explain, require_columns
 
 if TYPE_CHECKING:
     from datetime import date

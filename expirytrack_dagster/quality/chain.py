@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.candle_rules import MINUTE, microseconds
 from expirytrack_dagster.quality.chain_day import (
     Finding,
@@ -24,7 +25,7 @@ from expirytrack_dagster.quality.chain_day import (
     put_call_parity,
 )
 from expirytrack_dagster.quality.outcome import MAX_SHOWN, CheckOutcome, plural, shown
-from expirytrack_dagster.quality.rules import IST, number, require_columns
+from expirytrack_dagster.quality.rules import number, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.quality.candle_rules import microseconds
-from expirytrack_dagster.quality.rules import IST
 
 if TYPE_CHECKING:
     from datetime import date

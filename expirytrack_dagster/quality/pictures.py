@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from expirytrack_dagster.quality.rules import IST, number
+from expirytrack_dagster.ist import IST
+from expirytrack_dagster.quality.rules import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

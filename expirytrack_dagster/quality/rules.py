@@ -8,7 +8,6 @@ A `Rule` is a vectorised test with words for the rows that break it. pandera sch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Mask: TypeAlias = NDArray[np.bool_]
-
-# India has kept this one offset since 1945, so a fixed one is Asia/Kolkata without a time zone database.
-IST = timezone(timedelta(hours=5, minutes=30), "IST")
 
 
 @dataclass(frozen=True)

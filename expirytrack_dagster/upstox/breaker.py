@@ -15,11 +15,12 @@ shared by all processes in the state database (`scopes.py`), and `ledger.py` app
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from expirytrack_dagster.errors import CircuitOpen
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.upstox.refusals import EDGE_BAN, EDGE_PAGE, EDGE_RATE_LIMIT
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 LONGEST_PAUSE = 600.0
 PROBE_POLL = 0.5
 """Seconds between two looks at whether the one request that tries has been answered."""
-_INDIA = timezone(timedelta(hours=5, minutes=30), "IST")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Breaker:
         if state == "half-open":
             return 0.0 if probe_lease is None else min(PROBE_POLL, probe_lease)
         if circuit.openings > 1:
-            until = datetime.fromtimestamp(circuit.open_until, UTC).astimezone(_INDIA)
+            until = datetime.fromtimestamp(circuit.open_until, IST)
             raise CircuitOpen(
                 f"Nothing is sent to Upstox until {until:%H:%M:%S} IST, because its answers keep failing (the last "
                 f"one: {circuit.reason}): run the same command again then."

@@ -23,11 +23,12 @@ import math
 import sqlite3
 import zlib
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.security.sealer import Sealer
 from expirytrack_dagster.security.vault import open_vault
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 SETTLED_DAYS = 7
 """Days after which the API is taken to have all of a day's data."""
 
-_INDIA = timedelta(hours=5, minutes=30)
 _BUSY_SECONDS = 5.0
 _LARGEST_SHARE = 4  # an answer larger than a quarter of the bound would only drive the others out
 _PRIMARY_CODE = 0xFF  # SQLite's extended result codes carry the primary one in their low byte
@@ -126,7 +126,7 @@ class AnswerCache:
         if rows == 0 or call.endpoint == "profile":
             return 0.0
         last_day = call.params.get("to") or call.params.get("expiry")
-        today = (datetime.fromtimestamp(self._clock.now(), UTC) + _INDIA).date()
+        today = datetime.fromtimestamp(self._clock.now(), IST).date()
         if last_day is not None and date.fromisoformat(last_day) < today - timedelta(days=SETTLED_DAYS):
             return math.inf
         return self._minutes * 60

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -28,6 +28,7 @@ from expirytrack_dagster.errors import (
     TokenMissing,
     TokenRejected,
 )
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.security import audit
 from expirytrack_dagster.settings import DEFAULT_ACCOUNT
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
     from expirytrack_dagster.upstox.clock import Clock
 
-IST = timezone(timedelta(hours=5, minutes=30))
 DEATH_HOUR = 22
 """The hour in UTC at which tokens of the day die: 03:30 in India, all the year."""
 LONGEST = 4096

@@ -7,11 +7,13 @@ connection is closed before a function returns. Changing anything belongs to `ce
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta, timezone
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
+
+from expirytrack_dagster.ist import IST
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -182,7 +184,6 @@ SELECT asset, underlying, expiry::TEXT AS day FROM derived_cells
 WHERE expiry IS NOT NULL AND derived_at < now() - INTERVAL 1 HOUR
 """
 
-_IST = timezone(timedelta(hours=5, minutes=30))
 _BOOLEAN = {pa.bool_(): pd.BooleanDtype()}
 
 
@@ -263,7 +264,7 @@ def chain_days(warehouse: Warehouse, underlying: str, expiry: date) -> Iterator[
     """
     cell = {"underlying": underlying, "expiry": expiry}
     for day in _frame(warehouse, _DAYS, cell)["day"]:
-        start = datetime.combine(day, time(), _IST)
+        start = datetime.combine(day, time(), IST)
         kinds = ("instrument_key", "instrument_type")
         yield _frame(warehouse, _CHAIN, {**cell, "start": start}, kinds, memory_limit=_FOR_A_DAY)
 

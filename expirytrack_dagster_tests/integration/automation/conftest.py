@@ -19,7 +19,7 @@ import pytest
 from expirytrack_dagster.backfill import track
 from expirytrack_dagster.definitions import build_defs
 from expirytrack_dagster.instance import open_instance
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.resources import UpstoxResource
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from expirytrack_dagster.collect.horizon import listings
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.state import open_state
 from expirytrack_dagster_tests.integration.automation.conftest import CLOCK, india, token_until
 from expirytrack_dagster_tests.statements import sql

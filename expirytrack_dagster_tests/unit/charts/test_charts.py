@@ -18,8 +18,8 @@ from expirytrack_dagster.charts.bars import MOST, draw_bars, fitting
 from expirytrack_dagster.charts.paper import check_file
 from expirytrack_dagster.charts.smile import draw_smile
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.export.cell import Interval, Selection
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.export.selection import Interval, Selection
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster.warehouse.derived import derive
 from expirytrack_dagster_tests.unit.export.conftest import DAYS, MONTHLY, WEEKLY
 

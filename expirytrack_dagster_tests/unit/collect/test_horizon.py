@@ -19,7 +19,7 @@ from expirytrack_dagster.collect.horizon import (
     record_list,
     withdrawn,
 )
-from expirytrack_dagster.quality.rules import IST
+from expirytrack_dagster.ist import IST
 from expirytrack_dagster_tests.engines import Engine, TimedState
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.export.cell import Interval, Selection
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster_tests.unit.export.conftest import MONTHLY
 

@@ -14,8 +14,8 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.export.exporting import export_cell
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.symbology import openalgo
 from expirytrack_dagster_tests.unit.export.conftest import DAYS, MINUTES, MONTHLY, STRIKES, WEEKLY

@@ -16,8 +16,8 @@ import pytest
 
 from expirytrack_dagster.errors import ConfigurationError, ExpiryTrackError, StorageError
 from expirytrack_dagster.export import exporting
-from expirytrack_dagster.export.cell import Interval, Selection
 from expirytrack_dagster.export.manifest import MANIFEST, check
+from expirytrack_dagster.export.selection import Interval, Selection
 from expirytrack_dagster.export.target import check_target
 from expirytrack_dagster.security.audit import AuditLog
 from expirytrack_dagster.settings import load_settings

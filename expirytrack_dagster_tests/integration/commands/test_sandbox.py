@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from expirytrack_dagster.commands.sandbox import sandbox
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.sandbox.command import sandbox
 from expirytrack_dagster.sandbox.running import listen
 
-PROGRAM = "import typer; from expirytrack_dagster.sandbox.command import sandbox; typer.run(sandbox)"
+PROGRAM = "import typer; from expirytrack_dagster.commands.sandbox import sandbox; typer.run(sandbox)"
 
 
 @contextmanager

@@ -1,71 +1,18 @@
-"""The `sandbox` command: options to a market, limits and switches, then a server until Ctrl-C or SIGTERM.
-
-Belongs here: the command line alone. Tests that need a sandbox in their own process use `running.py`.
-"""
+"""`expirytrack sandbox`: a local Upstox; options become a market, limits and switches, and `sandbox/` serves them."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import msgspec
 import typer
-import uvicorn
 
 from expirytrack_dagster.errors import ConfigurationError
-from expirytrack_dagster.sandbox.recorded import RecordedMarket
-from expirytrack_dagster.sandbox.running import address, build_server, listen
-from expirytrack_dagster.sandbox.server import UPSTOX_LIMITS, Sandbox
-from expirytrack_dagster.sandbox.switches import Switches, changed
-from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import RateLimit, parse_rate_limits
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Collection, Sequence
-
     from expirytrack_dagster.sandbox.market import Market
-
-
-class _Announcing(uvicorn.Server):
-    """Says where it listens when it has taken over the signals, so that nobody stops it before it can be stopped."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listening in sockets or ():
-            typer.echo(f"sandbox ready at {address(listening)}")
-
-
-def serve(
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    market: Market,
-    limits: Sequence[RateLimit] = UPSTOX_LIMITS,
-    switches: Switches | None = None,
-    tokens: Collection[str] = (),
-) -> None:
-    """Serve a market until Ctrl-C or SIGTERM; call it in the main thread.
-
-    Prints `sandbox ready at http://HOST:PORT` once. Returns after Ctrl-C, leaves with `SystemExit(0)` after SIGTERM.
-
-    Raises:
-        ConfigurationError: the port is taken, or a switch does not fit the market.
-    """
-    sandbox = Sandbox(market, limits=limits, switches=switches, tokens=tokens)
-    listening = listen(host, port)
-    server = build_server(sandbox, _Announcing)
-    # uvicorn ends in good order, then gives the signal back to whoever had it before.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
@@ -78,9 +25,10 @@ def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     today: Annotated[
         str | None, typer.Option(help="Date of the sandbox (YYYY-MM-DD); the real one by default.")
     ] = None,
-    rate_limits: Annotated[str, typer.Option(help="requests/seconds, comma-separated, or 'off'.")] = ",".join(
-        map(str, UPSTOX_LIMITS)
-    ),
+    rate_limits: Annotated[
+        str | None,
+        typer.Option(help="requests/seconds, comma-separated, or 'off'.", show_default="those of Upstox"),
+    ] = None,
     token: Annotated[list[str] | None, typer.Option(help="Take this token only; repeatable.")] = None,
     plus: Annotated[bool | None, typer.Option("--plus/--no-plus", help="Whether the account has Upstox Plus.")] = None,
     depth: Annotated[Literal["floor", "six_months"] | None, typer.Option(help="How far back expiries go.")] = None,
@@ -89,7 +37,15 @@ def sandbox(  # noqa: PLR0917 - Typer reads the options from the parameters
     switches: Annotated[str | None, typer.Option(help="Switches as a JSON object, or a file with one.")] = None,
 ) -> None:
     """Serve a local Upstox API with generated or recorded data, until Ctrl-C."""
-    limits = _limits(rate_limits)
+    import msgspec
+
+    from expirytrack_dagster.sandbox.recorded import RecordedMarket
+    from expirytrack_dagster.sandbox.server import UPSTOX_LIMITS
+    from expirytrack_dagster.sandbox.serving import serve
+    from expirytrack_dagster.sandbox.switches import Switches, changed
+    from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+
+    limits = UPSTOX_LIMITS if rate_limits is None else _limits(rate_limits)
     day = _day(today)
     named = {
         "plus": plus,
