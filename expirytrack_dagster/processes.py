@@ -92,7 +92,7 @@ def _beginning(process: psutil.Process) -> str:
 
 
 def _began(process: psutil.Process, then: str) -> bool:
-    """Say whether a process began then; earlier versions knew the time of day alone."""
+    """Say whether a process began then; other systems and earlier versions tell the time of day alone."""
     if "@" in then:
         return _beginning(process) == then
     return abs(process.create_time() - float(then)) <= _BEAT
