@@ -41,7 +41,7 @@ _FORGOTTEN = 86_400.0
 _HELD: set[tuple[str, str]] = set()
 """Databases and names of the leases that this very process holds; a row that says otherwise could not be given back."""
 _TAKING = threading.Lock()
-"""Held from before a row is written until it is in `_HELD`: in between it looks like one that could not be given back."""
+"""Held from before a row is written until `_HELD` has it: in between it looks like one that could not be given back."""
 _HANDED_ON: ContextVar[dict[str, Lease]] = ContextVar("leases handed on", default={})  # noqa: B039 -- never changed
 
 

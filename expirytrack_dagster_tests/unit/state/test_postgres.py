@@ -29,6 +29,7 @@ from expirytrack_dagster.state.tables import learned, requests
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster_tests.postgres import ended_by_the_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +65,6 @@ def at(address: StateAddress, **changed: str) -> StateAddress:
     for old, new in changed.items():
         place = place.replace(old, new)
     return StateAddress("postgresql", place)
-
-
-def ended_by_the_server(connection: Connection) -> None:
-    """Let the server end the connection, as a restart or a broken line would."""
-    number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-    driver: Any = connection.connection.driver_connection
-    with closing(psycopg2.connect(driver.dsn)) as other, other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s)", (number,))
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_named() -> None:
@@ -130,6 +123,21 @@ def test_a_transaction_cut_in_the_middle_leaves_nothing_and_says_so(state: State
             connection.execute(insert(learned), row("x"))
             ended_by_the_server(connection)
             connection.execute(insert(learned), row("y"))
+
+    with pytest.raises(StateLost, match="nothing of this step was kept"):
+        cut()
+    assert state.query(COUNT) == [(0,)]
+
+
+def test_a_question_inside_a_transaction_that_is_cut_is_not_asked_elsewhere(state: StateDatabase) -> None:
+    """Another connection does not see what the block wrote, and the block's own is of no more use."""
+
+    def cut() -> None:
+        with state.transaction() as connection:
+            connection.execute(insert(learned), row("x"))
+            assert state.query(COUNT) == [(1,)]
+            ended_by_the_server(connection)
+            state.query(COUNT)
 
     with pytest.raises(StateLost, match="nothing of this step was kept"):
         cut()
