@@ -25,6 +25,7 @@ from expirytrack_dagster.errors import (
 from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import postgres as server
 from expirytrack_dagster.state.tables import learned, requests
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
@@ -202,6 +203,25 @@ def test_a_lock_of_another_is_named_within_the_timeout(state: StateDatabase) -> 
         with pytest.raises(StateLocked, match=r"0\.2 s: try again"):
             other.write(lambda connection: connection.execute(locked), alone=False)
         other.write(lambda connection: connection.execute(COUNT))
+
+
+def test_a_host_that_freezes_inside_a_transaction_ends_nobodys_wait(
+    state: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server gives its lock back while the others still wait for it, and the frozen one has kept nothing."""
+    assert StateDatabase(state.address).timeout >= 1.5 * server._ABANDONED  # noqa: SLF001 -- it is a matter of the two
+    monkeypatch.setattr(server, "_ABANDONED", 1)
+
+    def freeze() -> None:
+        with state.transaction() as connection:
+            connection.execute(insert(learned), row("x"))
+            with state.patient(5.0) as other:
+                other.write(lambda connection: connection.execute(insert(learned), row("y")))
+            connection.execute(insert(learned), row("z"))
+
+    with pytest.raises(StateLost):
+        freeze()
+    assert state.query(COUNT) == [(1,)]
 
 
 CALL = Call("candles", "NSE_FO|1|28-08-2025")
