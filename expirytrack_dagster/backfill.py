@@ -122,7 +122,8 @@ class Backfill:
         meets, its underlying only.
 
         Raises:
-            CriticalError: the archive or the state database cannot be used.
+            CriticalError: what would stop every cell, such as a disk that is full.
+            StateBusy: the state database cannot be read at the beginning.
         """
         outcome = Outcome()
         found: list[str] = []
