@@ -6,7 +6,7 @@ The runs themselves are `runs.py`, what is printed is `console.py` and `cli.py`.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from expirytrack_dagster import partitions
 from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.leases import handed_on, held, holders, named
 from expirytrack_dagster.collect.plan import warning
-from expirytrack_dagster.errors import AuthenticationError, CellBusy, ConfigurationError, ExpiryTrackError
+from expirytrack_dagster.errors import AuthenticationError, CellBusy, ConfigurationError, ExpiryTrackError, StateBusy
 from expirytrack_dagster.planning import Outlook, outlook, since
 from expirytrack_dagster.runs import CheckLine, Runner
 from expirytrack_dagster.state import open_state
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
+    from expirytrack_dagster.collect.due import Cell
     from expirytrack_dagster.collect.progress import ProgressSource
     from expirytrack_dagster.settings import Settings
 
@@ -69,13 +70,8 @@ class Outcome:
 
     @property
     def incomplete(self) -> pd.DataFrame:
-        """The wanted cells in which a contract is missing."""
-        return self.cells[~is_complete(self.cells)] if len(self.cells) else self.cells
-
-
-def is_complete(cells: pd.DataFrame) -> pd.Series:
-    """Say for each cell whether it is sealed: its contracts were asked for, and each is complete or proven empty."""
-    return cells["sealed"].astype(bool)
+        """The wanted cells in which a contract is missing: those that are not sealed."""
+        return self.cells[~self.cells["sealed"].astype(bool)] if len(self.cells) else self.cells
 
 
 def track(settings: Settings, instance: dg.DagsterInstance, symbol: str, key: str | None = None) -> tracking.Underlying:
@@ -122,29 +118,37 @@ class Backfill:
         """Discover where needed, then collect every wanted cell that is not complete.
 
         What may leave the API's list soon goes first, then the newest expiry, as in the schedules.
-        An error of the token or the plan ends it at once; any other error ends its cell, or its underlying, only.
+        An error of the token or the plan ends it at once; one that may pass ends its cell only, and whatever discovery
+        meets, its underlying only.
+
+        Raises:
+            CriticalError: what would stop every cell, such as a disk that is full.
+            StateBusy: the state database cannot be read at the beginning.
         """
         outcome = Outcome()
-        wanted: dict[str, list[date]] = {}
+        found: list[str] = []
         try:
             for symbol in symbols:
                 try:
-                    wanted[symbol] = self._wanted(symbol, expiries, outcome, refetch=refetch)
+                    self._discover(symbol, expiries, outcome, refetch=refetch)
                 except AuthenticationError:
                     raise
                 except ExpiryTrackError as error:
                     outcome.errors.append(str(error))
+                else:
+                    found.append(symbol)
             look = self._look()
-            cells = look.ordered([cell for cell in look.cells if cell.expiry in wanted.get(cell.underlying, ())])
+            cells = look.ordered(
+                [cell for cell in look.cells if cell.underlying in found and self._is_wanted(cell, expiries)]
+            )
             if sentence := warning(look.plan([cell for cell in cells if cell.is_open])):
                 self._tell(sentence)
-            self._collect_cells([cell.key for cell in cells], outcome, refetch=refetch)
+            self._collect_cells(cells if refetch else self._unsettled(cells), outcome, refetch=refetch)
         except AuthenticationError as error:
             outcome.errors, outcome.exit_code = [str(error)], error.exit_code
             return outcome
-        rows = reader.cells(self._archive)
-        keep = [day in wanted.get(symbol, []) for symbol, day in zip(rows["underlying"], _days(rows), strict=True)]
-        outcome.cells = rows[keep]
+        rows, wanted = reader.cells(self._archive), {cell.key for cell in cells}
+        outcome.cells = rows[[cell in wanted for cell in zip(rows["underlying"], _days(rows), strict=True)]]
         if outcome.errors:
             outcome.exit_code = 1
         elif len(outcome.incomplete):
@@ -176,9 +180,18 @@ class Backfill:
             return _days(reader.expiries(self._archive, symbol))
         return known
 
-    def _wanted(self, symbol: str, expiries: Sequence[date], outcome: Outcome, *, refetch: bool) -> list[date]:
+    def _discover(self, symbol: str, expiries: Sequence[date], outcome: Outcome, *, refetch: bool) -> None:
+        """Bring the list of an underlying up to date, and make the partitions of its cells.
+
+        Raises:
+            ConfigurationError: it has no such expiry.
+            AuthenticationError, ExpiryTrackError: discovery failed.
+        """
+
         def is_stale(known: list[date]) -> bool:
-            return refetch or not known or self._is_stale(symbol, expiries)
+            if refetch or not known:
+                return True
+            return not set(expiries) <= set(known) if expiries else self._is_old(symbol)
 
         known = self._listed(symbol, outcome, is_stale)
         for day in expiries:
@@ -186,77 +199,86 @@ class Backfill:
                 nearest = sorted(known, key=lambda other: abs(other - day))[:3]
                 hint = ", ".join(str(other) for other in sorted(nearest)) or "none at all"
                 raise ConfigurationError(f"{symbol} has no expiry on {day}: the nearest that Upstox lists are {hint}.")
-        oldest = since(self._settings, datetime.now(tz=UTC))
         # Discovery makes the partitions, but one that is trusted may be older than Dagster's records (a home whose
         # `dagster` folder is new), and leaves out what lies before the look-back, which may be named all the same.
-        cells = [day for day in known if day in expiries or oldest is None or day >= oldest]
+        cells = [day for day in known if day in expiries or self._is_recent(day)]
         partitions.add_expiries(self._instance, [day.isoformat() for day in cells])
+
+    def _is_wanted(self, cell: Cell, expiries: Sequence[date]) -> bool:
+        """Say whether a cell is one of those that are named, or where none is, one that can be had."""
         if expiries:
-            return sorted(set(expiries))
-        asked = {
-            cell.expiry for cell in self._look().cells if cell.underlying == symbol and (cell.listed or cell.sealed)
-        }
-        return sorted(day for day in asked if oldest is None or day >= oldest)
+            return cell.expiry in expiries
+        return (cell.listed or cell.sealed) and self._is_recent(cell.expiry)
+
+    def _is_recent(self, day: date) -> bool:
+        oldest = since(self._settings, datetime.now(tz=UTC))
+        return oldest is None or day >= oldest
 
     def _look(self) -> Outlook:
         return outlook(self._settings, self._archive, self._ledger, datetime.now(tz=UTC))
 
-    def _is_stale(self, symbol: str, expiries: Sequence[date]) -> bool:
-        """Say whether discovery is due: a wanted date is unknown, or all are wanted and the list is old."""
-        listed = reader.expiries(self._archive, symbol)
-        if expiries or not len(listed):
-            return not set(expiries) <= set(_days(listed))
-        asked = self._ledger.last_answer("expiries", str(listed["underlying_key"].iloc[-1]))
+    def _is_old(self, symbol: str) -> bool:
+        """Say whether the list of an underlying was asked for too long ago."""
+        key = tracking.find(self._ledger.state, symbol).instrument_key
+        asked = self._ledger.last_answer("expiries", key)
         return asked is None or time.time() - asked > self._settings.discovery_age
 
-    def _collect_cells(self, cells: Sequence[tuple[str, date]], outcome: Outcome, *, refetch: bool) -> None:
+    def _unsettled(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that are not complete, or whose checks have something to tell."""
+        telling = self._runner.telling(cell.key for cell in cells if cell.sealed)
+        return [cell for cell in cells if not cell.sealed or cell.key in telling]
+
+    def _collect_cells(self, cells: Sequence[Cell], outcome: Outcome, *, refetch: bool) -> None:
         """Collect cells in this order; those that another process has, once it lets go of them or is heard no more."""
         while cells:
             elsewhere = []
             for cell in cells:
                 try:
-                    self._collect_cell(*cell, outcome, refetch=refetch)
+                    self._collect_cell(cell, outcome, refetch=refetch)
                 except CellBusy:
                     elsewhere.append(cell)
+                except ExpiryTrackError as error:
+                    if not error.retryable:
+                        raise
+                    outcome.errors.append(f"{named(cell.key)}: {error}")
             if len(elsewhere) == len(cells):
-                self._wait_for(named(elsewhere[0]))
+                self._wait_for(named(elsewhere[0].key))
             cells = elsewhere
 
-    def _collect_cell(self, symbol: str, day: date, outcome: Outcome, *, refetch: bool) -> None:
+    def _collect_cell(self, cell: Cell, outcome: Outcome, *, refetch: bool) -> None:
         """Collect a cell unless it is complete.
 
         Raises:
             AuthenticationError: of the token or the plan; nothing else can be asked either.
             CellBusy: another process is collecting it.
+            ExpiryTrackError: before or after its run; what fails inside is noted.
         """
-        if not refetch and self._is_told(symbol, day, outcome):
+        if not refetch and self._is_told(cell, outcome):
             return
         if outcome.errors and self._ledger.is_closed_to_all():  # said once already; no cell could ask anything
             return
         get_valid_token(self._settings)
-        with self._alone(named((symbol, day))):
-            if not refetch and self._is_told(symbol, day, outcome):  # another process was faster
+        with self._alone(named(cell.key)):
+            if not refetch and self._is_told(cell, outcome):  # another process was faster
                 return
-            report = self._runner.collect(symbol, day.isoformat(), refetch=refetch)
+            report = self._runner.collect(cell.underlying, cell.expiry.isoformat(), refetch=refetch)
         outcome.note(report.checks, self._ledger.spent(report.run_id))
         if report.exit_code == AuthenticationError.exit_code:
             raise AuthenticationError(
-                f"{report.error} What arrived of {symbol} {day} is kept: then run the same command again."
+                f"{report.error} What arrived of {named(cell.key)} is kept: then run the same command again."
             )
         if report.error:
-            outcome.errors.append(f"{symbol} {day}: {report.error}")
+            outcome.errors.append(f"{named(cell.key)}: {report.error}")
 
-    def _is_told(self, symbol: str, day: date, outcome: Outcome) -> bool:
+    def _is_told(self, cell: Cell, outcome: Outcome) -> bool:
         """Say whether a cell is complete, and note what its checks said then.
 
         One whose run was killed after the commit is not told: Dagster knows nothing of it yet, and telling it costs no
         request.
         """
-        cells = reader.cells(self._archive)
-        cell = cells[(cells["underlying"] == symbol) & pd.Series([d == day for d in _days(cells)], index=cells.index)]
-        if not is_complete(cell).all():
+        if not (cell.sealed or reader.is_sealed(self._archive, *cell.key)):
             return False
-        recorded = self._runner.recorded_checks(symbol, day.isoformat())
+        recorded = self._runner.recorded_checks(cell.underlying, cell.expiry.isoformat())
         if recorded is None:
             return False
         outcome.note(recorded, requests=0)
@@ -278,7 +300,8 @@ class Backfill:
 
     def _wait_for(self, name: str) -> None:
         """Wait a moment for whoever has it; a person is told whom, once."""
-        with open_state(self._settings) as state:
+        holder = None
+        with suppress(StateBusy), open_state(self._settings) as state:
             holder = holders(state, SystemClock()).get(name)
         if holder is not None and name not in self._waited_for:
             self._waited_for.add(name)

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedContracts:
+    """What the asset `contracts` hands over: columns of `contracts`, to be written only as long as `lease` holds."""
+
+    frame: pd.DataFrame
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class StagedCandles:
     """What the asset `candles` hands over: files, not rows; `statuses` as columns of `contract_status`.
 
@@ -48,7 +56,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
 
     warehouse: WarehouseResource
 
-    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | StagedCandles) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | ListedContracts | StagedCandles) -> None:
         """Replace the partition's rows; a failure leaves the old ones."""
         with readable_failures():
             self._write(context, obj)
@@ -61,7 +69,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
         with readable_failures():
             return reader.contracts(self.warehouse.open(), underlying, date.fromisoformat(expiry))
 
-    def _write(self, context: dg.OutputContext, obj: pd.DataFrame | StagedCandles) -> None:
+    def _write(self, context: dg.OutputContext, obj: pd.DataFrame | ListedContracts | StagedCandles) -> None:
         from expirytrack_dagster.warehouse import cells
         from expirytrack_dagster.warehouse.published import publish
 
@@ -86,9 +94,11 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
             finally:
                 obj.let_go()
             tell_candles(context, warehouse, underlying, date.fromisoformat(day))
-        elif context.asset_key.path[-1] == "contracts":
+        elif isinstance(obj, ListedContracts):
             underlying, day = cell_of(partition)
-            cells.write_contracts(warehouse, underlying, date.fromisoformat(day), obj, context.run_id)
+            cells.write_contracts(
+                warehouse, underlying, date.fromisoformat(day), obj.frame, context.run_id, at_last=obj.lease.confirm
+            )
             publish(warehouse, underlying, date.fromisoformat(day))
         else:
             cells.write_expiries(warehouse, partition, obj, context.run_id)

@@ -17,14 +17,23 @@ from pathlib import Path
 import psutil
 
 _BEAT = 1.0
-"""Seconds by which two readings of the time at which a process began may differ."""
+"""Seconds by which two readings of the time of day at which a process began may differ."""
 _INVENTED = 1 << 40
 """The bit of a network card's address that says that there is no such card, and that the rest is chance."""
 
 
 def this_process() -> str:
     """Return what names this process among all there will ever be: its number, when it began, and its host."""
-    return f"{os.getpid()} since {psutil.Process().create_time():.0f} on {this_host()}"
+    return f"{os.getpid()} since {_beginning(psutil.Process())} on {this_host()}"
+
+
+@cache
+def this_boot() -> str | None:
+    """Return what names this machine's start among all its starts, None where the system gives no such name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # only Linux has it
+        return None
 
 
 @cache
@@ -57,11 +66,36 @@ def is_alive(process: str) -> bool:
     number, began, _ = _parts(process)
     try:
         found = psutil.Process(int(number))
-        return abs(found.create_time() - float(began)) <= _BEAT and found.status() != psutil.STATUS_ZOMBIE
+        return _began(found, began) and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:  # another user's, of which no more can be known than that it is there
         return True
+
+
+def _beginning(process: psutil.Process) -> str:
+    """Return when a process began: on Linux in ticks since the machine's start, and which start; else the time of day.
+
+    psutil's time of day is made of the same ticks, and moves with every step of the clock (proc(5), `starttime`).
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    if (boot := this_boot()) is None:
+        return f"{process.create_time():.0f}"
+    try:
+        told = Path(f"/proc/{process.pid}/stat").read_bytes()
+    except OSError:
+        raise psutil.NoSuchProcess(process.pid) from None
+    ticks = told.rpartition(b")")[2].split()[19]  # the field before is the program's name, which may be anything
+    return f"{ticks.decode()}@{boot[:8]}"
+
+
+def _began(process: psutil.Process, then: str) -> bool:
+    """Say whether a process began then; other systems and earlier versions tell the time of day alone."""
+    if "@" in then:
+        return _beginning(process) == then
+    return abs(process.create_time() - float(then)) <= _BEAT
 
 
 def _parts(process: str) -> tuple[str, str, str]:

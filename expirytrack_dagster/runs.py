@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-# The only way to ask for one partition's check results: Dagster 1.13 has no public name for the filter.
+# The only way to ask for check results of partitions: Dagster 1.13 has no public name for the filter and the states.
 from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from expirytrack_dagster import partitions
 from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
@@ -27,8 +28,12 @@ from expirytrack_dagster.state import open_state
 from expirytrack_dagster.upstox.clock import SystemClock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
     from expirytrack_dagster.collect.progress import ProgressSource
 
+_CHECKS = [spec.key for spec in (*contracts_checks, *candles_checks, *chain_checks)]
 
 # A terminal shows progress bars and one sentence; the events are in the UI.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -81,14 +86,24 @@ class Runner:
         """Run one of the named jobs on a partition: a symbol, or a cell's key."""
         return self._run(job, partition, partition)
 
+    def telling(self, cells: Iterable[tuple[str, date]]) -> set[tuple[str, date]]:
+        """Return those of these cells that have a check which did not pass when it was last run, or was cut off."""
+        keys: dict[str, tuple[str, date]] = {partitions.cell_key(cell[0], cell[1].isoformat()): cell for cell in cells}
+        found = self._instance.event_log_storage.get_asset_check_partition_info(_CHECKS, partition_keys=[*keys])
+        passed = AssetCheckExecutionRecordStatus.SUCCEEDED
+        return {
+            keys[info.partition_key]
+            for info in found
+            if info.partition_key and info.latest_execution_status is not passed
+        }
+
     def recorded_checks(self, symbol: str, expiry: str) -> list[CheckLine] | None:
         """Return the last result of every check of a cell, whoever ran it; None when its last run was cut off."""
         key = partitions.cell_key(symbol, expiry)
-        checks = [spec.key for spec in (*contracts_checks, *candles_checks, *chain_checks)]
         records = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(
-            checks, PartitionKeyFilter(key=key)
+            _CHECKS, PartitionKeyFilter(key=key)
         )
-        found = [records[check].evaluation for check in checks if check in records]
+        found = [records[check].evaluation for check in _CHECKS if check in records]
         # A run announces its checks when it starts: what a killed one leaves is the announcement.
         evaluations = [evaluation for evaluation in found if isinstance(evaluation, dg.AssetCheckEvaluation)]
         if len(evaluations) < len(found):

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from expirytrack_dagster.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy import Connection
 
 USER = "expirytrack"
 """The role that owns everything; it needs no password from this machine."""
@@ -144,3 +146,11 @@ def postgres_server(host: str = "127.0.0.1", trusted: str = "127.0.0.1/32") -> I
                 server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def ended_by_the_server(connection: Connection) -> None:
+    """Let the server end the connection, as a restart or a broken line would."""
+    number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    driver: Any = connection.connection.driver_connection
+    with closing(psycopg2.connect(driver.dsn)) as other, other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", (number,))

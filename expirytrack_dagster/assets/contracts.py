@@ -13,6 +13,7 @@ from expirytrack_dagster.checks.results import check_result
 from expirytrack_dagster.checks.specs import contracts_checks
 from expirytrack_dagster.errors import UnfitData
 from expirytrack_dagster.failures import readable_failures
+from expirytrack_dagster.io_managers import ListedContracts
 from expirytrack_dagster.partitions import UNDERLYING, cell_of, cells
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
 
@@ -53,7 +54,7 @@ def contracts(
     symbol, day = cell_of(context.partition_key)
     expiry = date.fromisoformat(day)
     with readable_failures():
-        upstox.hold(symbol, expiry)
+        lease = upstox.hold(symbol, expiry)
         archive = warehouse.open()
         underlying = tracking.find(upstox.state(), symbol)
         known = reader.contracts(archive, symbol, expiry)
@@ -83,7 +84,7 @@ def contracts(
             raise UnfitData(outcome.summary)
         kinds = found.frame["instrument_type"].value_counts()
         yield dg.Output(
-            found.frame,
+            ListedContracts(found.frame, lease),
             metadata={
                 "dagster/partition_row_count": len(found.frame),
                 "listed": found.listed,

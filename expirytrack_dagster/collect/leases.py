@@ -40,6 +40,8 @@ _FORGOTTEN = 86_400.0
 
 _HELD: set[tuple[str, str]] = set()
 """Databases and names of the leases that this very process holds; a row that says otherwise could not be given back."""
+_TAKING = threading.Lock()
+"""Held from before a row is written until `_HELD` has it: in between it looks like one that could not be given back."""
 _HANDED_ON: ContextVar[dict[str, Lease]] = ContextVar("leases handed on", default={})  # noqa: B039 -- never changed
 
 
@@ -164,7 +166,8 @@ def held(state: StateDatabase, name: str, run_id: str, clock: Clock, *, forget: 
     if (lease := _HANDED_ON.get().get(name)) is not None:
         yield lease
         return
-    lease = Lease(state, clock, _taken(state, name, run_id, clock))
+    with _TAKING:
+        lease = Lease(state, clock, _taken(state, name, run_id, clock))
     try:
         yield lease
     finally:

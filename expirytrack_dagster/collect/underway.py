@@ -17,7 +17,7 @@ from sqlalchemy import delete, select
 
 from expirytrack_dagster.errors import StateBusy, StorageError
 from expirytrack_dagster.processes import this_process
-from expirytrack_dagster.state.tables import progress, put
+from expirytrack_dagster.state.tables import moment, progress, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ class _Recorder:
         key = {"underlying": cell.underlying, "expiry": cell.expiry.isoformat()}
         told = asdict(cell) | key
         with suppress(StateBusy, StorageError), self._state.transaction() as connection:
-            now = self._state.now(cell.seen_at)
+            now = float(connection.execute(select(moment()), {"now": cell.seen_at}).scalar_one())
             told |= {"seen_at": now, "began_at": now - (cell.seen_at - cell.began_at)}
             connection.execute(delete(progress).where(progress.c.seen_at < now - KEPT))
             put(connection, progress, key, {name: value for name, value in told.items() if name not in key})

@@ -156,7 +156,13 @@ class StateDatabase:
             self._roll_back(connection)
 
     def query(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Return all rows of a SELECT, read without a lock; raises like `transaction`."""
+        """Return all rows of a SELECT, read without a lock; raises like `transaction`.
+
+        Inside a transaction of this thread it is part of that, and what breaks it is raised at once: what another
+        connection would say is not what the transaction sees.
+        """
+        if self._is_inside():
+            return self._fetch(statement, parameters)
         deadline = time.monotonic() + self.timeout
         while True:
             try:
@@ -224,6 +230,11 @@ class StateDatabase:
     def _fetch(self, statement: Executable, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
         with self._typed_errors():
             return [tuple(row) for row in self._connection().execute(statement, parameters)]
+
+    def _is_inside(self) -> bool:
+        """Say whether this thread has a transaction open."""
+        pid, connection = getattr(self._local, "entry", (None, None))
+        return connection is not None and pid == os.getpid() and self._engine.in_transaction(connection)
 
     def _connection(self) -> Connection:
         pid, connection = getattr(self._local, "entry", (None, None))

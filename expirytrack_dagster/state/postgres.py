@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 _ALONE, _MIGRATING = 0x457870, 0x457871
 """Advisory locks: of transactions that write, and of whoever makes the tables."""
-_ABANDONED = 60
-"""Seconds after which the server ends a transaction whose client is silent, and gives its locks back."""
+_ABANDONED = 20
+"""Seconds after which the server ends a transaction whose client is silent, and gives its locks back: sooner than those
+who wait for them give up, as a rule after thirty."""
 _POLL = 0.2
 _FINAL = re.compile(
     r"authentication failed|pg_hba\.conf|no password supplied|does not exist|could not translate host name"

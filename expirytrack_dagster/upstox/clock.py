@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from expirytrack_dagster.processes import this_boot
+
+_ITSELF = uuid.uuid4().hex
+"""What names the boot where the system does not: this process, which stands for itself."""
 
 
 class Clock(Protocol):
@@ -47,13 +50,6 @@ class SystemClock:
 def system_uptime() -> Uptime:
     """Return the machine's uptime, on Linux with the time that it slept."""
     counts_sleep = getattr(time, "CLOCK_BOOTTIME", None)
-    return Uptime(_boot(), time.monotonic() if counts_sleep is None else time.clock_gettime(counts_sleep))
-
-
-@cache
-def _boot() -> str:
-    """Return what names this boot for all processes, or where there is no such name, for this process alone."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return uuid.uuid4().hex
+    return Uptime(
+        this_boot() or _ITSELF, time.monotonic() if counts_sleep is None else time.clock_gettime(counts_sleep)
+    )

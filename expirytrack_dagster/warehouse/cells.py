@@ -139,7 +139,12 @@ def write_expiries(
 
 
 def write_contracts(
-    warehouse: Warehouse, underlying: str, expiry: date, frame: pd.DataFrame, run_id: str | None = None
+    warehouse: Warehouse,
+    underlying: str,
+    expiry: date,
+    frame: pd.DataFrame,
+    run_id: str | None = None,
+    at_last: Callable[[], None] = lambda: None,
 ) -> int:
     """Replace the contract list of a cell and return its length; an empty list of a listed date seals the cell.
 
@@ -149,6 +154,7 @@ def write_contracts(
         expiry: the cell's date.
         frame: columns of `contracts`, in any order; absent ones become null.
         run_id: the run that asked.
+        at_last: as for `write_candles`.
 
     Raises:
         StorageError: a key twice, a column that the table lacks, a value of the wrong type; nothing was changed.
@@ -161,6 +167,7 @@ def write_contracts(
         connection.execute(f"DELETE FROM main.contracts WHERE {_OF_CELL}", cell)  # noqa: S608 -- a constant condition
         connection.execute("INSERT INTO main.contracts BY NAME SELECT * FROM listed")
         keep_seal(connection, cell)
+        at_last()
 
     with metrics().insert_seconds.labels("contracts").time():
         warehouse.write(work, Commit("contracts", ((underlying, expiry),), run_id, ("contracts", "cell_seals")))

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
-from sqlalchemy import insert
+from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from sqlalchemy import insert, select
 
 from expirytrack_dagster import partitions
+from expirytrack_dagster.checks.specs import candles_checks, chain_checks, contracts_checks
 from expirytrack_dagster.collect import tracking
 from expirytrack_dagster.collect.horizon import record_list
 from expirytrack_dagster.runless import record
@@ -83,6 +86,24 @@ def fill_collected(instance: dg.DagsterInstance, cells: Iterable[ListedCell]) ->
         record(instance, [dg.AssetMaterialization(asset, partition=key) for key in keys])
 
 
+def fill_checked(instance: dg.DagsterInstance, cells: Iterable[ListedCell]) -> None:
+    """Record that cells passed each of their checks, once each: one cell's by Dagster's own door, the others alike."""
+    first, *others = [partitions.cell_key(cell.underlying, cell.expiry.isoformat()) for cell in cells]
+    for spec in (*contracts_checks, *candles_checks, *chain_checks):
+        passed = dg.AssetCheckEvaluation(spec.asset_key, spec.name, passed=True, metadata={}, partition=first)
+        instance.report_runless_asset_event(passed)
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise TypeError("the events of a home are kept in SQL")
+    with storage.index_transaction() as connection:
+        rows = [dict(row) for row in connection.execute(select(AssetCheckExecutionsTable)).mappings()]
+        for row in rows:
+            del row["id"]
+        for key in others:  # the run is part of a row's key
+            alike = [{**row, "partition": key, "run_id": key} for row in rows]
+            connection.execute(insert(AssetCheckExecutionsTable), alike)
+
+
 def listed(cells: Iterable[ListedCell]) -> dict[str, set[str]]:
     """Return the ISO dates of each underlying."""
     found: dict[str, set[str]] = {}
@@ -96,6 +117,15 @@ def fill_state(state: StateDatabase, cells: Sequence[ListedCell], now: datetime)
     for symbol in dict.fromkeys(cell.underlying for cell in cells):
         tracking.track(state, symbol, f"NSE_INDEX|{symbol}")
         record_list(state, symbol, [cell.expiry for cell in cells if cell.underlying == symbol], now)
+
+
+def fill_lists(state: StateDatabase, symbols: Sequence[str], now: datetime) -> None:
+    """Let the list of each underlying have been asked for and answered just now."""
+    at = now.timestamp()
+    same = {"scope": "account", "endpoint": "expiries", "params": "{}", "attempt": 1, "pid": 1, "status": 200}
+    times = {"started_at": at, "lease_until": at, "counted_at": at, "latency": 0.0, "outcome": "ok"}
+    rows = [{"target": f"NSE_INDEX|{symbol}", **same, **times} for symbol in symbols]
+    state.write(lambda connection: connection.execute(insert(requests), rows))
 
 
 def fill_requests(state: StateDatabase, count: int, now: datetime, *, every: float) -> None:
@@ -138,6 +168,15 @@ def fill_archive(warehouse: Warehouse, cells: Sequence[ListedCell], done: Sequen
         connection.register("listing", _arrow(cells, done))
         connection.execute("CREATE TEMP TABLE cells AS FROM listing")
         for statement in (_LISTED, _EXPIRIES, _CONTRACTS, _STATES, _SEALS):
+            connection.execute(statement)
+
+
+def fill_rest(warehouse: Warehouse, cells: Sequence[ListedCell], rest: Sequence[ListedCell]) -> None:
+    """Give states and seals to the rest of the cells that `fill_archive` has listed."""
+    with warehouse.writing() as connection:
+        connection.register("listing", _arrow(cells, rest))
+        connection.execute("CREATE TEMP TABLE cells AS FROM listing")
+        for statement in (_LISTED, _STATES, _SEALS):
             connection.execute(statement)
 
 

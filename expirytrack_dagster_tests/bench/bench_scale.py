@@ -67,6 +67,7 @@ def run(*, quick: bool) -> Iterator[Figure]:
         with running(small.market(), limits=()) as upstox, environment(Path(folder) / "large", upstox):
             settings = load_settings(rate_limits=TRUE_LIMITS)
             yield from large.grid(settings, cells, upstox.url)
+            yield from large.collection(settings, cells)
             yield from large.ledger(settings, asked.requests)
             yield from large.archive(settings, cells, _FEW if quick else _MANY)
 

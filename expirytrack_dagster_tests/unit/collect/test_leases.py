@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -31,8 +32,12 @@ from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
 
 NAME = named(("NIFTY", date(2025, 8, 28)))
 ELSEWHERE = "7 since 1790000000 on trader-2~abc123"
@@ -122,6 +127,35 @@ def test_what_could_not_be_given_back_keeps_nobody_of_this_process_out(state: St
     assert holders(state, CLOCK) == {}
     with held(state, NAME, "run", CLOCK) as lease:
         assert lease.number == 4
+
+
+def test_threads_of_one_process_are_kept_apart(address: StateAddress) -> None:
+    """Also one that comes when another has taken the cell, and had no time yet to do anything with it."""
+    ended: list[str] = []
+    attempts: list[threading.Thread] = []
+
+    def take(state: StateDatabase) -> None:
+        try:
+            with state, held(state, NAME, "run", CLOCK):
+                ended.append("held")
+                for attempt in attempts:
+                    attempt.join()
+        except CellBusy:
+            ended.append("busy")
+
+    class Preempted(StateDatabase):
+        """Lets another thread try its luck between the commit and the next step of this one."""
+
+        def write(self, work: Callable[[Connection], T], *, alone: bool = True) -> T:
+            row = super().write(work, alone=alone)
+            if not attempts:
+                attempts.append(threading.Thread(target=take, args=(StateDatabase(address),)))
+                attempts[0].start()
+                attempts[0].join(0.2)
+            return row
+
+    take(Preempted(address))
+    assert ended == ["held", "busy"]
 
 
 def test_another_host_is_named(state: StateDatabase) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,9 +14,13 @@ from expirytrack_dagster.collect.contract import Answer
 from expirytrack_dagster.collect.underway import KEPT, recorded, underway
 from expirytrack_dagster.processes import is_alive, this_process
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state_address import StateAddress
+from expirytrack_dagster_tests.postgres import ended_by_the_server
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
 CELL = ("NIFTY", date(2025, 8, 28))
 
@@ -139,3 +143,22 @@ def test_a_busy_database_holds_no_collection_up(state: StateDatabase) -> None:
         follower.advance(Answer("B"))
         assert [(cell.phase, cell.answered) for cell in underway(state, clock.at)] == [("asking", 2)]
     assert shown.told == ["NIFTY 2025-08-28 2", "A", "B"]
+
+
+def test_a_connection_that_breaks_costs_no_collection_anything(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of writing a row: that is left out, and the next one goes through another connection."""
+    clock, state = Hands(), StateDatabase(StateAddress("postgresql", postgres))
+    with state, recorded(state, CELL, "run-1", Shown(), clock) as follower:
+        engine: Any = follower._state._engine  # type: ignore[attr-defined]  # noqa: SLF001 -- that instant is nowhere else
+        begin = engine.begin
+
+        def cut(connection: Connection, *, alone: bool) -> None:
+            begin(connection, alone=alone)
+            ended_by_the_server(connection)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "begin", cut)
+            follower.begin("NIFTY 2025-08-28", 2)
+        assert [cell.phase for cell in underway(state, 0.0)] == ["reading"]
+        follower.end()
+        assert [cell.phase for cell in underway(state, 0.0)] == ["storing"]

@@ -25,10 +25,12 @@ from expirytrack_dagster.errors import (
 from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.settings import RateLimit
 from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import postgres as server
 from expirytrack_dagster.state.tables import learned, requests
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
 from expirytrack_dagster.upstox.ledger import RequestLedger
+from expirytrack_dagster_tests.postgres import ended_by_the_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +66,6 @@ def at(address: StateAddress, **changed: str) -> StateAddress:
     for old, new in changed.items():
         place = place.replace(old, new)
     return StateAddress("postgresql", place)
-
-
-def ended_by_the_server(connection: Connection) -> None:
-    """Let the server end the connection, as a restart or a broken line would."""
-    number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-    driver: Any = connection.connection.driver_connection
-    with closing(psycopg2.connect(driver.dsn)) as other, other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s)", (number,))
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_named() -> None:
@@ -159,6 +153,21 @@ def test_a_transaction_cut_in_the_middle_leaves_nothing_and_says_so(state: State
     assert state.query(COUNT) == [(0,)]
 
 
+def test_a_question_inside_a_transaction_that_is_cut_is_not_asked_elsewhere(state: StateDatabase) -> None:
+    """Another connection does not see what the block wrote, and the block's own is of no more use."""
+
+    def cut() -> None:
+        with state.transaction() as connection:
+            connection.execute(insert(learned), row("x"))
+            assert state.query(COUNT) == [(1,)]
+            ended_by_the_server(connection)
+            state.query(COUNT)
+
+    with pytest.raises(StateLost, match="nothing of this step was kept"):
+        cut()
+    assert state.query(COUNT) == [(0,)]
+
+
 def test_work_cut_in_the_middle_is_done_again_as_a_whole(state: StateDatabase) -> None:
     """Once, with nothing doubled."""
     tries: list[int] = []
@@ -217,6 +226,25 @@ def test_a_lock_of_another_is_named_within_the_timeout(state: StateDatabase) -> 
         with pytest.raises(StateLocked, match=r"0\.2 s: try again"):
             other.write(lambda connection: connection.execute(locked), alone=False)
         other.write(lambda connection: connection.execute(COUNT))
+
+
+def test_a_host_that_freezes_inside_a_transaction_ends_nobodys_wait(
+    state: StateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server gives its lock back while the others still wait for it, and the frozen one has kept nothing."""
+    assert StateDatabase(state.address).timeout >= 1.5 * server._ABANDONED  # noqa: SLF001 -- it is a matter of the two
+    monkeypatch.setattr(server, "_ABANDONED", 1)
+
+    def freeze() -> None:
+        with state.transaction() as connection:
+            connection.execute(insert(learned), row("x"))
+            with state.patient(5.0) as other:
+                other.write(lambda connection: connection.execute(insert(learned), row("y")))
+            connection.execute(insert(learned), row("z"))
+
+    with pytest.raises(StateLost):
+        freeze()
+    assert state.query(COUNT) == [(1,)]
 
 
 CALL = Call("candles", "NSE_FO|1|28-08-2025")

@@ -310,12 +310,15 @@ def test_a_failed_write_keeps_the_old_rows(
 def test_what_is_refused_at_last_is_not_written(warehouse: Warehouse, rows: Rows, new_cell: Callable[[], Cell]) -> None:
     """Whoever lost its cell learns it when all is written and nothing committed; the other holder's rows stay."""
     new_cell().add("a", good=3, bad=1).write(warehouse)
-    tables = ("candles", "quarantine", "contract_status", "cell_seals")
+    write_contracts(warehouse, "NIFTY", EXPIRY, chain("a"))
+    tables = ("contracts", "candles", "quarantine", "contract_status", "cell_seals")
     before = [rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables]  # noqa: S608 -- names of this test
 
     def lost() -> None:
         raise CellLost("taken over")
 
+    with pytest.raises(CellLost, match="taken over"):
+        write_contracts(warehouse, "NIFTY", EXPIRY, chain("a", "b"), "run-2", at_last=lost)
     late = new_cell().add("a", good=30, price=7.0)
     with pytest.raises(CellLost, match="taken over"):
         write_candles(warehouse, "NIFTY", late.expiry, late.staged, late.status, "run-2", late.key, at_last=lost)
