@@ -100,10 +100,12 @@ def picture(page: Page) -> Callable[[str], None]:
 def choose(page: Page, *keys: str) -> None:
     """Tick partitions in the next empty field of the dialog."""
     page.get_by_role("dialog").get_by_text("Select a partition or create one").first.click()
+    field = page.get_by_placeholder("Filter partitions")
     for key in keys:
-        page.get_by_placeholder("Filter partitions").fill(key)
+        field.fill(key)
         page.get_by_role("menuitem", name=key).click()
     page.get_by_text("Launch runs to materialize").click()  # closes the menu
+    expect(field).to_be_hidden()  # it fades, and the next one has a field of the same name
 
 
 def launch(page: Page, button: str) -> None:
