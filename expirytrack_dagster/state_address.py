@@ -79,11 +79,18 @@ def _of_server(text: str) -> StateAddress:
     try:
         parts = urlsplit(text)
         parse_qsl(parts.query, strict_parsing=bool(parts.query))
-        complete = parts.port != 0 and bool(parts.path.strip("/"))
+        for host in parts.netloc.rpartition("@")[2].split(","):  # libpq tries one after the other
+            _check_port(host)
     except ValueError as error:
         message = f"it cannot be read ({error}): use {POSTGRES}USER@HOST:PORT/DATABASE"
         raise ValueError(message) from None
-    if not complete:
+    if not parts.path.strip("/"):
         message = f"it names no database: use {POSTGRES}USER@HOST:PORT/DATABASE"
         raise ValueError(message)
     return StateAddress("postgresql", text)
+
+
+def _check_port(host: str) -> None:
+    if urlsplit(f"//{host}").port == 0:
+        message = f"port 0 of {host} is none"
+        raise ValueError(message)

@@ -111,8 +111,6 @@ def _move_state(settings: Settings, address: StateAddress) -> state.Copied:
     from expirytrack_dagster.security import audit
     from expirytrack_dagster.state import StateDatabase, open_state
 
-    if address == settings.state_address:
-        raise ConfigurationError(f"The state database is at {address} already.")
     with (
         console.slow("Copying the state"),
         open_state(settings) as source,
@@ -173,9 +171,11 @@ def _say(sentence: str, figures: object, *, as_json: bool) -> bool:
 
 
 def _settings_of_archive(settings: Settings, address: Address, after: Settings) -> list[str]:
+    from expirytrack_dagster.warehouse.data_path import data_path
+
     told = [f"EXPIRYTRACK_WAREHOUSE={address}"]
-    if address.is_lake and (after.data_path or settings.data_path):
-        told.append(f"EXPIRYTRACK_DATA_PATH={after.data_path}")
+    if (files := data_path(after)) is not None and (after.data_path or settings.data_path):
+        told.append(f"EXPIRYTRACK_DATA_PATH={files.place}")
     return told
 
 

@@ -1,22 +1,23 @@
 """A whole state database copied from one address to another, and proved to be equal.
 
-The copy is one transaction: one that was cut off has left nothing, and is simply made again. What is read is one
-moment of the source, which others may go on using; nobody should use the target yet.
+The copy is one transaction, from the look at what the target holds to the proof: one that was cut off has left the
+target as it was, and is simply made again. What is read is one moment of the source, which others may go on using;
+nobody should use the target yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select, text
 
-from expirytrack_dagster.errors import StorageError
+from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.state.tables import METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection, Row, Table
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _BATCH = 5_000
 _ALL = 1 << 256
+_OF_SERVER = "SELECT pg_postmaster_start_time()::text, current_database()::text, 'requests'::regclass::oid::bigint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,41 +36,69 @@ class Sum:
     sha256: str
 
 
-def copy_state(source: StateDatabase, target: StateDatabase) -> dict[str, Sum]:
-    """Copy every table and return their sums; if the target holds the very same already, nothing is done.
+class Copy(NamedTuple):
+    """The sums of all tables, and whether the target held the very same before."""
+
+    sums: dict[str, Sum]
+    there: bool
+
+
+def copy_state(
+    source: StateDatabase,
+    target: StateDatabase,
+    may_replace: Callable[[StateDatabase, StateDatabase], bool] = lambda _source, _target: False,
+) -> Copy:
+    """Copy every table; if the target holds the very same already, nothing is done.
 
     The id that comes next is one that was never given, so that requests go on being told apart.
 
+    Args:
+        source: what is copied.
+        target: where to; an empty one, or one that `may_replace` lets go.
+        may_replace: told both within the two transactions, whether what the target holds is nobody's loss.
+
     Raises:
-        StorageError: the target holds something else, or is not equal in the end, which leaves it as it was.
-        StateBusy: one of the two cannot be used for a while.
+        ConfigurationError: the target is the source, or holds something else.
+        StorageError: the target is not equal in the end, which leaves it as it was; also DiskFull.
+        StateBusy: one of the two cannot be used for a while; the target is as it was.
     """
     with source.snapshot() as reading:
         sums = _sums(reading)
-
-        def work(writing: Connection) -> None:
+        with target.transaction() as writing:
+            if _identity(source, reading) == _identity(target, writing):
+                raise ConfigurationError(f"The state database is at {target.address} already.")
             found = _sums(writing)
             if found == sums:
-                return
-            if any(of_table.rows for name, of_table in found.items() if name != "metered"):
-                raise StorageError(
-                    f"{target.address} holds another state already: name an empty database or a new file."
+                return Copy(sums, there=True)
+            empty = not any(of_table.rows for name, of_table in found.items() if name != "metered")
+            if not (empty or may_replace(source, target)):
+                raise ConfigurationError(
+                    f"{target.address} holds records that are not of {source.address}: name a database that is empty, "
+                    "or one to which this very one was moved."
                 )
+            for table in reversed(METADATA.tables.values()):
+                writing.execute(delete(table))
             for table in METADATA.tables.values():
                 _copy(table, reading, writing)
             if _sums(writing) != sums:
                 raise StorageError(
                     f"{target.address} is not equal to {source.address} after the copy: nothing was kept."
                 )
-
-        target.write(work)
-    return sums
+    return Copy(sums, there=False)
 
 
 def state_sums(state: StateDatabase) -> dict[str, Sum]:
     """Return the sums of all tables at one moment."""
     with state.snapshot() as reading:
         return _sums(reading)
+
+
+def _identity(state: StateDatabase, connection: Connection) -> tuple[object, ...]:
+    """Return what one database has under all its addresses, and no other database has at the same time."""
+    if connection.dialect.name == "sqlite":
+        file = state.address.path.stat()
+        return file.st_dev, file.st_ino
+    return tuple(connection.exec_driver_sql(_OF_SERVER).one())
 
 
 def _sums(connection: Connection) -> dict[str, Sum]:
@@ -84,7 +114,6 @@ def _sum(connection: Connection, table: Table) -> Sum:
 
 
 def _copy(table: Table, reading: Connection, writing: Connection) -> None:
-    writing.execute(delete(table))
     highest = None
     for part in _parts(reading, table):
         writing.execute(insert(table), [row._asdict() for row in part])

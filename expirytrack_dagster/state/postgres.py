@@ -42,11 +42,15 @@ _ABANDONED = 20
 who wait for them give up, as a rule after thirty."""
 _POLL = 0.2
 _FINAL = re.compile(
-    r"authentication failed|pg_hba\.conf|no password supplied|does not exist|could not translate host name"
-    r"|invalid (?:connection|URI|port|integer|sslmode)|permission denied",
+    r"authentication failed|pg_hba\.conf|no password supplied|does not exist|permission denied"
+    r"|invalid (?:dsn|port number|command-line argument|value for parameter|\w+ value)|could not match"
+    r"|definition of service .* not found|unrecognized configuration parameter",
     re.IGNORECASE,
 )
-"""What waiting does not cure, in the words of servers and libpq; any other refusal may be that of a restart."""
+"""What waiting does not cure, in the words of servers and libpq; any other refusal may be that of a restart.
+
+A host whose name is not known is one that waiting may cure: that of a container which is being replaced is known again.
+"""
 
 _BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock and statement timeout, deadlock, serialisation
 _GONE = frozenset({"57P01", "57P02", "57P03", "25P03", "57P05"})  # ended by an administrator, a crash, or for silence
@@ -57,7 +61,8 @@ _REFUSED = frozenset({"42501", "25006"})  # no right; a server that only reads
 class PostgresDatabase:
     """How connections to one database are made, and what their errors mean."""
 
-    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    # A reader holds nobody up, and is silent while a copy of what it reads is compared elsewhere.
+    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0"
 
     def __init__(self, url: str, timeout: float) -> None:
         """Remember the address; nothing is opened yet.
@@ -92,8 +97,8 @@ class PostgresDatabase:
                 said = _said(error)
                 if _FINAL.search(said):
                     raise StorageError(
-                        f"{self._url} refuses the connection ({said}): check the user, the database, and the password "
-                        "in ~/.pgpass or PGPASSWORD."
+                        f"{self._url} refuses the connection ({said}): check the user, the database and the rest of "
+                        "the address, and the password in ~/.pgpass or PGPASSWORD."
                     ) from None
                 if time.monotonic() >= deadline:
                     raise StateUnreachable(
@@ -177,25 +182,18 @@ class PostgresDatabase:
         return None
 
     def _connect(self) -> Any:
-        import psycopg2  # noqa: PLC0415 -- only where there is a server
+        import psycopg2.extensions  # noqa: PLC0415 -- only where there is a server
 
-        wait = max(1, round(self._timeout * 1000))
-        options = {
-            "lock_timeout": wait,
-            "statement_timeout": 2 * wait,
-            "idle_in_transaction_session_timeout": _ABANDONED * 1000,
-            "default_transaction_isolation": "read\\ committed",
-            "timezone": "UTC",
-        }
         driver = psycopg2.connect(
-            self._url,
-            connect_timeout=max(2, round(min(self._timeout, 10))),
-            application_name="expirytrack",
-            options=" ".join(f"-c {name}={value}" for name, value in options.items()),
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-            tcp_user_timeout=_ABANDONED * 1000,
+            **{
+                "connect_timeout": max(2, round(min(self._timeout, 10))),
+                "fallback_application_name": "expirytrack",
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+                "tcp_user_timeout": _ABANDONED * 1000,
+            }
+            | psycopg2.extensions.parse_dsn(self._url)
         )
         driver.autocommit = True  # transactions are begun and ended in words, as on SQLite
         try:
@@ -206,8 +204,17 @@ class PostgresDatabase:
         return driver
 
     def _prepare(self, driver: Any) -> None:
-        files = schema.scripts()
+        files, wait = schema.scripts(), max(1, round(self._timeout * 1000))
+        # Not as `options`, which would take the place of those of the address, of PGOPTIONS and of PGSERVICE.
+        session = {
+            "lock_timeout": wait,
+            "statement_timeout": 2 * wait,
+            "idle_in_transaction_session_timeout": _ABANDONED * 1000,
+            "default_transaction_isolation": "read committed",
+            "timezone": "UTC",
+        }
         with driver.cursor() as cursor:
+            cursor.execute("; ".join(f"SET {name} = '{value}'" for name, value in session.items()))
             if self._version(cursor) == len(files):
                 return
             cursor.execute("SELECT pg_advisory_lock(%s)", (_MIGRATING,))
@@ -246,6 +253,10 @@ def _cause(error: Exception) -> BaseException | None:
 
 
 def _said(error: Exception) -> str:
-    """Return the first line of what the server or libpq said, without a password."""
+    """Return a line of what the server or libpq said, without a password: that of a refusal, else the first.
+
+    Where an address names several hosts, or a host has several addresses, libpq says a line or two of each.
+    """
     lines = str(_cause(error)).strip().splitlines() or ["no reason given"]
-    return without_password(lines[0].rstrip(" .")).removeprefix("FATAL:  ")
+    line = next(filter(_FINAL.search, lines), lines[0])
+    return without_password(line.rstrip(" .")).removeprefix("FATAL:  ")

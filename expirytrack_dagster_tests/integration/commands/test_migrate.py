@@ -91,9 +91,12 @@ def test_archive_and_state_move_together(
     }
 
 
-def test_a_person_is_told_what_is_proven_and_what_to_do(run: Command, home: Path, tmp_path: Path) -> None:
-    """Every table, both addresses, and that nothing has been switched."""
-    code, out, _ = run("migrate", "--to", f"ducklake:sqlite:{tmp_path}/lake.sqlite", "--data-path", f"{tmp_path}/files")
+def test_a_person_is_told_what_is_proven_and_what_to_do(
+    run: Command, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every table, both addresses, whole so that they hold in every folder, and that nothing has been switched."""
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("migrate", "--to", "ducklake:sqlite:lake.sqlite", "--data-path", "files")
     assert code == 0
     assert f"Archive: {WEEKS} cells copied" in out
     assert "Nothing has been switched" in out

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import delete, insert, select, update
 
 from expirytrack_dagster.collect import tracking
+from expirytrack_dagster.collect.leases import held
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.moving import state as moving
 from expirytrack_dagster.moving.state import move_state
-from expirytrack_dagster.state import StateDatabase
+from expirytrack_dagster.state import StateDatabase, copying
 from expirytrack_dagster.state.copying import copy_state, state_sums
 from expirytrack_dagster.state.tables import METADATA, alert_deliveries, alerts, listings, metrics
 from expirytrack_dagster.state_address import StateAddress
 from expirytrack_dagster.upstox.calls import Call, Receipt
+from expirytrack_dagster.upstox.clock import SystemClock
 from expirytrack_dagster.upstox.ledger import RequestLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ASKED = 25
+CELL = "NIFTY 2025-08-28"
+CLOCK = SystemClock()
 
 
 def ask(state: StateDatabase, count: int) -> list[int]:
@@ -105,20 +110,25 @@ def test_an_earlier_copy_is_brought_up_to_date(source: StateDatabase, target: St
     assert state_sums(target)["metrics"].rows == 0
 
 
-def test_a_copy_that_was_cut_off_is_made_again(
+def test_a_copy_that_is_cut_off_leaves_the_earlier_one(
     source: StateDatabase, target: StateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the earlier copy was taken away and before the new one was there."""
+    """Killed when some of the tables were there anew; the same command makes the copy again."""
     move_state(source, target)
+    before = state_sums(target)
     ask(source, 1)
+    copy, calls = copying._copy, count()  # noqa: SLF001 -- the middle of a transaction is nowhere else
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def killed(*arguments: Any) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        copy(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(moving, "copy_state", killed)
+        patch.setattr(copying, "_copy", killed)
         with pytest.raises(KeyboardInterrupt):
             move_state(source, target)
+    assert state_sums(target) == before
     assert move_state(source, target).equal
 
 
@@ -127,10 +137,10 @@ def test_what_changes_meanwhile_is_told(
 ) -> None:
     """The table is named, and not taken for equal."""
 
-    def copied_while_collecting(one: StateDatabase, other: StateDatabase) -> object:
-        sums = copy_state(one, other)
-        ask(one, 1)
-        return sums
+    def copied_while_collecting(*arguments: Any) -> object:
+        copied = copy_state(*arguments)
+        ask(source, 1)
+        return copied
 
     with monkeypatch.context() as patch:
         patch.setattr(moving, "copy_state", copied_while_collecting)
@@ -155,3 +165,106 @@ def test_an_underlying_of_another_moment_is_of_another_state(source: StateDataba
     tracking.track(target, "NIFTY", "NSE_INDEX|Nifty 50")
     with pytest.raises(ConfigurationError, match="are not of"):
         move_state(source, target)
+
+
+def _track_another(state: StateDatabase) -> None:
+    tracking.track(state, "RELIANCE", "NSE_EQ|INE002A01018")
+
+
+def _alert(state: StateDatabase) -> None:
+    told = {"subject": "x", "value": 0, "threshold": 1, "sentence": "x", "todo": "", "raised_at": 1}
+    state.write(lambda connection: connection.execute(insert(alerts).values(name="disk_free", **told)))
+
+
+def _listing(state: StateDatabase) -> None:
+    row = {"underlying": "NIFTY", "expiry": "2025-08-28", "first_at": 1.5, "last_at": 2}
+    state.write(lambda connection: connection.execute(insert(listings), row))
+
+
+def _lease(state: StateDatabase) -> None:
+    with held(state, CELL, "run", CLOCK):
+        pass
+
+
+@pytest.mark.parametrize("used", [_track_another, _alert, _listing, _lease])
+def test_one_that_has_asked_nothing_yet_is_another_one_all_the_same(
+    source: StateDatabase, target: StateDatabase, used: Callable[[StateDatabase], None]
+) -> None:
+    """Whatever it holds, nothing shows that it came from this one."""
+    used(target)
+    before = state_sums(target)
+    with pytest.raises(ConfigurationError, match="are not of"):
+        move_state(source, target)
+    assert state_sums(target) == before
+
+
+def test_what_is_not_tracked_any_more_goes_from_the_copy_too(source: StateDatabase, target: StateDatabase) -> None:
+    """The requests tell that the copy is one of this very state."""
+    tracking.track(source, "RELIANCE", "NSE_EQ|INE002A01018")
+    move_state(source, target)
+    tracking.untrack(source, "RELIANCE")
+    assert move_state(source, target).equal
+
+
+def test_one_that_collects_is_not_written_into(source: StateDatabase, target: StateDatabase) -> None:
+    """Somebody has switched to an earlier copy and begun a cell there."""
+    move_state(source, target)
+    ask(source, 1)
+    with (
+        StateDatabase(target.address) as theirs,
+        held(theirs, CELL, "run", CLOCK),
+        pytest.raises(ConfigurationError, match=rf"is in use: .* has {CELL}"),
+    ):
+        move_state(source, target)
+    assert move_state(source, target).equal
+
+
+def test_a_lease_that_came_with_an_earlier_copy_is_nobodys_there(source: StateDatabase, target: StateDatabase) -> None:
+    """A move while the source is collected for leaves such rows, and may be repeated."""
+    with held(source, CELL, "run", CLOCK):
+        move_state(source, target)
+        ask(source, 1)
+        assert move_state(source, target).equal
+
+
+def _through_its_folder(path: Path) -> StateAddress:
+    (path.parent / "x").mkdir()
+    return StateAddress.of_file(path.parent / "x" / ".." / path.name)
+
+
+def _through_a_link(path: Path) -> StateAddress:
+    (link := path.with_name("link.sqlite")).symlink_to(path)
+    return StateAddress.of_file(link)
+
+
+@pytest.mark.parametrize("spelled", [_through_its_folder, _through_a_link])
+def test_the_same_file_is_not_moved_onto_itself(
+    source: StateDatabase, spelled: Callable[[Path], StateAddress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its path is written, and even if it changes between two looks: nothing of it is lost."""
+    _refuses_itself(source, spelled(source.address.path), monkeypatch)
+
+
+def test_the_same_database_of_a_server_is_not_moved_onto_itself(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its address is written."""
+    with StateDatabase(StateAddress("postgresql", postgres)) as state:
+        _fill(state)
+        _refuses_itself(state, StateAddress("postgresql", f"{postgres}?sslmode=prefer"), monkeypatch)
+
+
+def _refuses_itself(state: StateDatabase, itself: StateAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = copying._sums  # noqa: SLF001 -- the instant between two looks is nowhere else
+
+    with StateDatabase(state.address) as collector, StateDatabase(itself) as target, monkeypatch.context() as patch:
+
+        def summed_while_collecting(connection: Any) -> Any:
+            found = sums(connection)
+            ask(collector, 1)
+            return found
+
+        patch.setattr(copying, "_sums", summed_while_collecting)
+        with pytest.raises(ConfigurationError, match=r"is at .* already"):
+            move_state(state, target)
+    after = state_sums(state)
+    assert after["requests"].rows > ASKED
+    assert after["underlyings"].rows == after["alerts"].rows == after["metered"].rows == 1

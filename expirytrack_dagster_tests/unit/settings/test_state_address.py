@@ -17,7 +17,16 @@ def test_it_is_a_file_in_the_home_if_nothing_is_said(home: Path) -> None:
     assert load_settings().state_address == StateAddress.of_file(home / "state.sqlite")
 
 
-@pytest.mark.parametrize("text", ["postgresql://me@db.example:5433/home", "postgresql://me@[::1]/home?sslmode=require"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me@db.example:5433/home",
+        "postgresql://me@[::1]/home?sslmode=require",
+        "postgresql://me@db-1:5432,db-2:5433/home?target_session_attrs=read-write",
+        "postgresql://me@db-1,[::1]:5433/home",
+        "postgresql://me@/home?host=/run/postgresql",
+    ],
+)
 def test_a_server_is_written_as_libpq_reads_it(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """The address passes unchanged, and is shown as it is."""
     monkeypatch.setenv("EXPIRYTRACK_STATE", f" {text} ")
@@ -41,8 +50,9 @@ def test_a_relative_path_counts_from_the_folder_of_its_file(home: Path) -> None:
         ("sqlite:", "('sqlite:'): it names no file: it is sqlite: and a path, such as sqlite:data/state.sqlite."),
         ("sqlite:~nobody-here/a", "('sqlite:~nobody-here/a'): it cannot be used: "),
         ("postgresql://me@host", "it names no database: use postgresql://USER@HOST:PORT/DATABASE."),
-        ("postgresql://me@host:0/db", "it names no database: use postgresql://USER@HOST:PORT/DATABASE."),
+        ("postgresql://me@host:0/db", "it cannot be read ("),
         ("postgresql://me@host:port/db", "it cannot be read ("),
+        ("postgresql://me@db-1:5432,db-2:port/db", "it cannot be read ("),
     ],
 )
 def test_a_wrong_one_is_one_sentence(monkeypatch: pytest.MonkeyPatch, text: str, sentence: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 
 from expirytrack_dagster.errors import (
     SchemaTooNew,
@@ -87,6 +87,70 @@ def test_a_refusal_is_told_at_once(address: StateAddress) -> None:
         ):
             state.query(COUNT)
         assert time.monotonic() - began < 5
+
+
+def test_a_name_that_is_not_known_for_a_moment_is_waited_for() -> None:
+    """A container that is being replaced has no name; the sentence says what to look at if it never gets one."""
+    nobody = StateAddress("postgresql", f"postgresql://me@{'x' * 64}/home")  # too long to be asked for anywhere
+    began = time.monotonic()
+    with StateDatabase(nobody, timeout=0.5) as state, pytest.raises(StateUnreachable, match="or check the address"):
+        state.query(COUNT)
+    assert time.monotonic() - began >= 0.5
+
+
+@pytest.mark.parametrize(
+    "words", ["/%zz", "/home?sslmod=prefer", "/home?sslmode=perhaps", "/home?port=1,2", "/home?service=nobodys"]
+)
+def test_an_address_that_libpq_cannot_read_is_told_at_once(words: str) -> None:
+    """No server that comes back would make it better."""
+    began = time.monotonic()
+    with (
+        StateDatabase(StateAddress("postgresql", f"postgresql://me@127.0.0.1{words}"), timeout=20.0) as state,
+        pytest.raises(StorageError, match=r"refuses .*the address"),
+    ):
+        state.query(COUNT)
+    assert time.monotonic() - began < 5
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(address: StateAddress) -> None:
+    """And what it refuses is told at once, although others are away."""
+    several = at(address, **{"@127.0.0.1": f"@127.0.0.1:{free_port()},127.0.0.1"})
+    with StateDatabase(several) as state:
+        assert state.query(COUNT) == [(0,)]
+    began = time.monotonic()
+    with (
+        StateDatabase(at(several, expirytrack="stranger"), timeout=20.0) as state,
+        pytest.raises(StorageError, match=r'role "stranger" does not exist'),
+    ):
+        state.query(COUNT)
+    assert time.monotonic() - began < 5
+
+
+def test_what_an_address_asks_of_the_session_is_done(address: StateAddress) -> None:
+    """Beside what the program itself needs; only its own isolation, zone and patience stay what they are."""
+    options = "-c%20work_mem%3D7MB%20-c%20timezone%3DAsia/Kolkata"
+    asked = f"?options={options}&connect_timeout=7&keepalives_idle=11&application_name=desk"
+    expected = {"work_mem": "7MB", "TimeZone": "UTC", "lock_timeout": "10s", "application_name": "desk"}
+    with StateDatabase(StateAddress("postgresql", f"{address.place}{asked}"), timeout=10.0) as state:
+        for name, value in expected.items():
+            assert state.query(text(f"SHOW {name}")) == [(value,)]
+        driver: Any = state._connection().connection.driver_connection  # noqa: SLF001 -- nobody else knows it
+        given = driver.info.dsn_parameters
+        assert (given["connect_timeout"], given["keepalives_idle"], given["keepalives_count"]) == ("7", "11", "3")
+
+
+def test_a_session_without_words_of_its_own_bears_our_name(state: StateDatabase) -> None:
+    """So that whoever looks at the server sees whose it is."""
+    assert state.query(text("SHOW application_name")) == [("expirytrack",)]
+
+
+def test_whoever_only_reads_may_be_silent_for_long(state: StateDatabase) -> None:
+    """A snapshot holds nobody up; it waits while a copy of it is compared elsewhere."""
+    shown = text("SHOW idle_in_transaction_session_timeout")
+    with state.snapshot() as connection:
+        assert connection.execute(shown).scalar_one() == "0"
+    with state.transaction() as connection:
+        assert connection.execute(shown).scalar_one() != "0"
 
 
 def test_a_password_is_never_told(monkeypatch: pytest.MonkeyPatch, address: StateAddress) -> None:
