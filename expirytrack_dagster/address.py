@@ -25,11 +25,12 @@ FILE_KINDS: tuple[FileKind, ...] = get_args(FileKind)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS = "duckdb:PATH, sqlite:PATH, ducklake:sqlite:PATH or ducklake:postgres:CONNINFO"
 
-_NAMES: dict[FileKind, str] = {
+NAMES: dict[FileKind, str] = {
     "duckdb": "expirytrack.duckdb",
     "sqlite": "expirytrack.sqlite",
     "ducklake:sqlite": "lake.sqlite",
 }
+"""How the file of each kind is called in a home, where nothing else is said."""
 _SECRET_WORD = re.compile(r"\b((?:ssl)?password)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]*)", re.IGNORECASE)
 _SECRET_USER = re.compile(r"(\w+://[^/?#@:\s]*):[^/?#\s]*@")
 _WORDS = re.compile(r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s']+)\s*)+", re.IGNORECASE)
@@ -78,7 +79,7 @@ def parse_address(text: object) -> object:
     if kind == "ducklake:postgres":
         return Address(kind, _server(place))
     if not place:
-        message = f"'{text}' names no file: it is {kind}: and a path, such as {kind}:data/{_NAMES[kind]}"
+        message = f"'{text}' names no file: it is {kind}: and a path, such as {kind}:data/{NAMES[kind]}"
         raise ValueError(message)
     try:
         return Address(kind, Path(place).expanduser().absolute())
@@ -103,7 +104,7 @@ def anchored(text: str, folder: Path) -> str:
 
 def standard(kind: FileKind, home: Path) -> Address:
     """Return where a home's archive is unless something else is said, and always in a backup."""
-    return Address(kind, home / _NAMES[kind])
+    return Address(kind, home / NAMES[kind])
 
 
 def _split(text: str) -> tuple[Kind | None, str]:

@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from expirytrack_dagster.address import NAMES
 from expirytrack_dagster.errors import UnsafeFile
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from expirytrack_dagster.settings import Settings
 
 OURS = (
-    *("expirytrack.duckdb*", "state.sqlite*", "audit.*", "vault.*", "keys", "backup.lock", "backups", "snapshot"),
+    *(f"{name}*" for name in NAMES.values()),
+    *("lake", "state.sqlite*", "audit.*", "vault.*", "keys", "backup.lock", "backups", "snapshot"),
     *("cache", "staging", "reports", "dagster", "logs", "published", "parquet_archive"),
     *("expirytrack.toml", "workspace.yaml"),
 )
-"""What this program makes in a home."""
+"""What this program makes in a home; the archive is there unless the settings name another place."""
 
 _OF_THE_PROJECT = {"README.md", ".gitignore"}  # beside it in ./data, where the sources lie
 _OTHERS = 0o077

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -24,6 +25,7 @@ from expirytrack_dagster.sandbox.planting import Plant
 from expirytrack_dagster.sandbox.running import running
 from expirytrack_dagster.sandbox.switches import Switches
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
+from expirytrack_dagster.security.access import OURS
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse.connection import open_warehouse
 from expirytrack_dagster.warehouse.sums import table_sums
@@ -235,3 +237,14 @@ def test_a_lake_is_asked_as_it_was(kind: FileKind, run: Command) -> None:
     assert run("maintain")[0] == 0
     assert run("maintain")[1].startswith("Nothing to do")
     assert run("verify", "NIFTY")[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps other users out by inherited rights")
+def test_an_open_home_is_closed(filled: Path, run: Command) -> None:
+    """Nothing that a collection has made in it is taken for somebody else's, so that the home itself is closed too."""
+    for path in (filled, *filled.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    code, _, err = run("status")
+    assert (code, "it is closed now" in err) == (0, True)
+    assert not {path.name for path in filled.iterdir() if not any(path.match(name) for name in OURS)}
+    assert not [path for path in (filled, *filled.rglob("*")) if path.stat().st_mode & 0o077]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from expirytrack_dagster.address import FILE_KINDS, FileKind, standard
 from expirytrack_dagster.errors import UnsafeFile
 from expirytrack_dagster.security.access import close_home, close_what_is_made
 from expirytrack_dagster.settings import load_settings
@@ -39,6 +40,22 @@ def test_an_open_home_is_closed_with_a_sentence(opened: Path) -> None:
     for path in (opened, *opened.rglob("*")):
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
     assert close_home(load_settings()) == []
+
+
+@pytest.mark.parametrize("kind", FILE_KINDS)
+def test_every_kind_of_archive_is_closed(home: Path, kind: FileKind) -> None:
+    """The file with its log, and the folder of a lake's files: an archive that was copied without care."""
+    home.mkdir()
+    file, files = standard(kind, home).path, home / "lake"
+    if kind == "ducklake:sqlite":
+        files.mkdir()
+        (files / "candles.parquet").touch()
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        path.touch()
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert "it is closed now" in close_home(load_settings())[0]
+    assert {mode(path) & 0o077 for path in (home, *home.rglob("*"))} == {0}
 
 
 def test_one_open_file_in_a_closed_home_is_closed(opened: Path) -> None:
