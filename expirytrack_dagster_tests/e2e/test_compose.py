@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 import yaml
 
@@ -33,8 +34,18 @@ def office(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Desk]:
         yield made
 
 
-def test_a_run_goes_through_the_services_of_the_compose_file(office: Desk) -> None:
-    """Set up once; then webserver, daemon and code server, each by its own command, carry a cell into the archive."""
+@pytest.fixture
+def records(postgres_server: PostgresServer) -> Iterator[str]:
+    """Yield the address of an empty database for Dagster's records."""
+    yield postgres_server.create("records")
+    postgres_server.drop("records")
+
+
+def test_a_run_goes_through_the_services_of_the_compose_file(office: Desk, records: str) -> None:
+    """Set up once, which makes Dagster's tables; then webserver, daemon and code server, each by its own command.
+
+    They carry a cell into the archive.
+    """
     services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
     ports = {"3000": str(free_port()), "4000": str(free_port())}
     here = {"0.0.0.0": "127.0.0.1", "code": "127.0.0.1", **ports}  # noqa: S104 -- what is replaced
@@ -43,7 +54,7 @@ def test_a_run_goes_through_the_services_of_the_compose_file(office: Desk) -> No
     shutil.copy(DEPLOY / "dagster.yaml", home / "dagster" / "dagster.yaml")
     environment = office.environment("composed") | {
         "DAGSTER_HOME": str(home / "dagster"),
-        "EXPIRYTRACK_DAGSTER": office.database.replace("postgresql:", "postgresql+psycopg2:"),
+        "EXPIRYTRACK_DAGSTER": records.replace("postgresql:", "postgresql+psycopg2:"),
         "PATH": sysconfig.get_path("scripts"),
     }
 
@@ -55,6 +66,10 @@ def test_a_run_goes_through_the_services_of_the_compose_file(office: Desk) -> No
         return not subprocess.run(words, env=environment, check=False, capture_output=True).returncode
 
     subprocess.run(command(services["setup"]["command"]), env=environment, check=True, capture_output=True, timeout=120)
+    with psycopg2.connect(records) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM runs")
+    connection.close()
+    subprocess.run(command(["expirytrack", "track", "NIFTY"]), env=environment, check=True, capture_output=True)
     with ExitStack() as running:
         for name in ("code", "webserver", "daemon"):
             log = running.enter_context((home / f"{name}.log").open("wb"))

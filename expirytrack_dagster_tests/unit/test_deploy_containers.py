@@ -110,10 +110,13 @@ COMPOSE: dict[str, Any] = {
 }
 """The parts of the Compose specification that the file uses, no more allowed than they allow."""
 
+_CONTEXT = {"allowPrivilegeEscalation": bool, "capabilities": {"drop": [str]}}
+_PURGE = {"skipped": int, "success": int, "failure": int}
 _IMAGE = {"repository": str, "tag": str, "pullPolicy": str}
 CHART: dict[str, Any] = {
     "global": {"postgresqlSecretName": str},
     "generatePostgresqlPasswordSecret": bool,
+    "telemetry": {"enabled": bool},
     "postgresql": {
         "enabled": bool,
         "postgresqlHost": str,
@@ -140,8 +143,11 @@ CHART: dict[str, Any] = {
     },
     "runLauncher": {
         "type": str,
-        "config": {"k8sRunLauncher": {"imagePullPolicy": str, "failPodOnRunFailure": bool}},
+        "config": {
+            "k8sRunLauncher": {"imagePullPolicy": str, "failPodOnRunFailure": bool, "securityContext": _CONTEXT}
+        },
     },
+    "retention": {"enabled": bool, "sensor": {"purgeAfterDays": _PURGE}, "schedule": {"purgeAfterDays": _PURGE}},
     "computeLogManager": {"type": str},
     "dagster-user-deployments": {
         "enabled": bool,
@@ -160,7 +166,7 @@ CHART: dict[str, Any] = {
                     "fsGroup": int,
                     "seccompProfile": {"type": str},
                 },
-                "securityContext": {"allowPrivilegeEscalation": bool, "capabilities": {"drop": [str]}},
+                "securityContext": _CONTEXT,
                 "volumes": [{"name": str, "emptyDir": dict}],
                 "volumeMounts": [{"name": str, "mountPath": str}],
             }
@@ -278,6 +284,34 @@ def test_the_chart_knows_all_values(values: dict[str, Any]) -> None:
     assert location["codeServerArgs"] == ["--module-name", "expirytrack_dagster.definitions"]
     versions = {values[part]["image"]["tag"] for part in ("dagsterWebserver", "dagsterDaemon")}
     assert versions == {"1.13.27"}
+
+
+def test_the_values_say_what_the_instance_says(values: dict[str, Any]) -> None:
+    """What one machine's dagster.yaml sets, the chart is told in its own words; a run has as little power as code."""
+    instance = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))
+    assert values["telemetry"] == instance["telemetry"]
+    for kind in ("sensor", "schedule"):
+        assert values["retention"][kind]["purgeAfterDays"] == instance["retention"][kind]["purge_after_days"]
+    pools, told = instance["concurrency"], values["concurrency"]
+    assert told["pools"] == {
+        "defaultLimit": pools["pools"]["default_limit"],
+        "granularity": pools["pools"]["granularity"],
+    }
+    assert told["runs"]["maxConcurrentRuns"] == pools["runs"]["max_concurrent_runs"]
+    retries, wanted = values["dagsterDaemon"]["runRetries"], instance["run_retries"]
+    assert (retries["maxRetries"], retries["retryOnAssetOrOpFailure"]) == (
+        wanted["max_retries"],
+        wanted["retry_on_asset_or_op_failure"],
+    )
+    (location,) = values["dagster-user-deployments"]["deployments"]
+    assert values["runLauncher"]["config"]["k8sRunLauncher"]["securityContext"] == location["securityContext"]
+
+
+def test_the_home_of_a_pod_is_made_by_the_program(values: dict[str, Any]) -> None:
+    """A volume's own folder belongs to root, and nobody else can close it to others: the home lies below it."""
+    (location,) = values["dagster-user-deployments"]["deployments"]
+    (home,) = (entry["value"] for entry in location["env"] if entry["name"] == "EXPIRYTRACK_HOME")
+    assert Path(home).parent in {Path(mount["mountPath"]) for mount in location["volumeMounts"]}
 
 
 def test_no_secret_stands_in_the_values(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
