@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "decisions")
 README = ROOT / "README.md"
 WITH_CODE = [*(page for page in PAGES if any(block.runs for block in blocks(page))), README]
-NOT_RUN = 18
+NOT_RUN = 19
 """Blocks that say why they do not run: those of a real account, a secret, another machine, a network, root."""
 NOT_RUN_IN_README = {
     "login": "needs a real account",
