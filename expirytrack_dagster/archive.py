@@ -102,14 +102,14 @@ def at(underlying: str, expiry: date | str, *, version: str | None = None, home:
         ConfigurationError: the cell has no candles, or no such version; the sentence names those that there are.
     """
     room, day = _home(home), _day(expiry)
-    found = room.versions(underlying, day)
-    for one in found:
+    there = []
+    for one in room.versions(underlying, day):
         if version in {None, one.version}:
             return _cell(room, one)
-    if not found:
+        there.append(one.version)
+    if not there:
         raise ConfigurationError(f"There are no candles of {underlying} {day}: collect the cell first.")
-    there = ", ".join(one.version for one in found)
-    raise ConfigurationError(f"There is no version {version} of {underlying} {day}, only {there}.")
+    raise ConfigurationError(f"There is no version {version} of {underlying} {day}, only {', '.join(there)}.")
 
 
 def cells(underlying: str | None = None, *, home: Home = None) -> list[Cell]:

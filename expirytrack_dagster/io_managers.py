@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from expirytrack_dagster.collect.leases import Lease
     from expirytrack_dagster.collect.staging import Batch, CellStaging
     from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.versions import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
             files = [batch.path for batch in obj.batches]
             run_id = context.run_id
             try:
-                cells.write_candles(
+                written = cells.write_candles(
                     warehouse,
                     underlying,
                     date.fromisoformat(day),
@@ -93,7 +94,7 @@ class ArchiveIOManager(dg.ConfigurableIOManager):
                 _count_cell(len(obj.statuses), time.monotonic() - obj.started)
             finally:
                 obj.let_go()
-            tell_candles(context, warehouse, underlying, date.fromisoformat(day))
+            tell_candles(context, warehouse, underlying, date.fromisoformat(day), written.change)
         elif isinstance(obj, ListedContracts):
             underlying, day = cell_of(partition)
             cells.write_contracts(
@@ -113,11 +114,13 @@ def _count_cell(contracts: int, seconds: float) -> None:
         metrics().contracts_per_hour.observe(contracts * 3600 / seconds)
 
 
-def tell_candles(context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date) -> None:
+def tell_candles(
+    context: dg.OutputContext, warehouse: Warehouse, underlying: str, expiry: date, counted: Change | None
+) -> None:
     """Publish a cell, make the hash of its content the asset's data version, and tell what that changed."""
     from expirytrack_dagster.warehouse.published import publish_candles
 
-    version, change = publish_candles(warehouse, underlying, expiry)
+    version, change = publish_candles(warehouse, underlying, expiry, counted)
     # The version is known only now that the rows are stored, so it cannot be given with the output.
     context.step_context.set_data_version(context.asset_key, dg.DataVersion(version or "none"))
     context.add_output_metadata(

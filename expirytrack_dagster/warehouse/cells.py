@@ -8,7 +8,7 @@ own `underlying` and `expiry` columns say. Judging rows belongs to `quality/`, o
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.observe.metrics import metrics
 from expirytrack_dagster.security.parquet import decrypting
+from expirytrack_dagster.warehouse.history import change_in_lake
 from expirytrack_dagster.warehouse.seals import keep_seal, reseal, seal_if_finished
 from expirytrack_dagster.warehouse.stores import Commit
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from expirytrack_dagster.warehouse.connection import Warehouse
+    from expirytrack_dagster.warehouse.versions import Change
 
 _ADD_EXPIRIES = (
     """
@@ -98,10 +100,14 @@ class ExpiryWrite:
 
 @dataclass(frozen=True, slots=True)
 class CellWrite:
-    """Rows that a write put into `candles` and into `quarantine`."""
+    """Rows that a write put into `candles` and into `quarantine`.
+
+    `change` is what that did to the cell where the store can tell: in a lake, if anything was written.
+    """
 
     candles: int
     quarantined: int
+    change: Change | None = field(default=None, compare=False)
 
 
 def write_expiries(
@@ -224,8 +230,9 @@ def write_candles(
             reseal(connection, cell)
         else:
             seal_if_finished(connection, cell)
+        change = change_in_lake(warehouse, connection, cell) if len(status) else None
         at_last()
-        return CellWrite(candles, quarantined)
+        return CellWrite(candles, quarantined, change)
 
     with metrics().insert_seconds.labels("candles").time():
         commit = Commit("candles", ((underlying, expiry),), run_id, ("contract_status", "cell_seals"))

@@ -38,7 +38,7 @@ from expirytrack_dagster.warehouse.stores import Commit, committed
 from expirytrack_dagster.warehouse.turns import file_turn, server_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from expirytrack_dagster.address import Address
     from expirytrack_dagster.warehouse.data_path import DataPath
@@ -77,10 +77,10 @@ _AWAY = (
 )
 
 
-# Commits that write the candles of cells, and the version of one that is finished.
-_CANDLES = ("candles", "release")
-_VERSION = f"""
-SELECT format('{{:016x}}', checksum) FROM {STORE}.main.cell_seals WHERE underlying = $underlying AND expiry = $expiry
+# The versions of the finished cells of some underlyings.
+_VERSIONS = f"""
+SELECT underlying, expiry, format('{{:016x}}', checksum) FROM {STORE}.main.cell_seals
+WHERE underlying IN (SELECT unnest($names::TEXT[]))
 """  # noqa: S608 -- our own name
 
 _ELSEWHERE = re.compile(r'existing data path in the catalog "([^"]*)"')
@@ -192,11 +192,12 @@ class Lake:
     @contextmanager
     def transaction(self, connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float) -> Iterator[None]:
         """Wait for the turn, commit what the block does if keys and checks hold, and tell the history what it was."""
-        with self._turn(connection, commit, patience), committed(connection):
+        with self._turn(connection, commit, patience) as require_held, committed(connection):
             yield
             if commit.what != "schema":
                 _require_sound(connection, commit)
             _tell(connection, commit)
+            require_held()
 
     def may_pass(self, error: BaseException) -> bool:
         """Say whether another transaction was first, or a server was away."""
@@ -257,7 +258,7 @@ class Lake:
 
     def _turn(
         self, connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[Callable[[], None]]:
         if isinstance(self.address.place, Path):
             return file_turn(self.address.place, patience)
         return server_turn(connection, commit, patience)
@@ -296,10 +297,11 @@ def _bare(table: Table) -> str:
 def _tell(connection: duckdb.DuckDBPyConnection, commit: Commit) -> None:
     """Write into the history what a commit is about, as `history.py` reads it."""
     told: dict[str, object] = {"what": commit.what, "cells": commit.cells, "run_id": commit.run_id}
-    if commit.what in _CANDLES and len(commit.cells) == 1:
-        (underlying, expiry), *_ = commit.cells
-        seal = connection.execute(_VERSION, {"underlying": underlying, "expiry": expiry}).fetchone()
-        told["version"] = seal[0] if seal else None
+    if commit.cells and (commit.tables is None or "cell_seals" in commit.tables):
+        names = sorted({name for name, _ in commit.cells})
+        seals = connection.execute(_VERSIONS, {"names": names}).fetchall()
+        versions = {(underlying, expiry): version for underlying, expiry, version in seals}
+        told["versions"] = [versions.get(cell) for cell in commit.cells]
     connection.execute(
         f"CALL ducklake_set_commit_message('{STORE}', 'expirytrack', $what, extra_info => $told)",
         {"what": _sentence(commit), "told": msgspec.json.encode(told).decode()},

@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 _SESSION = f"SET TimeZone = 'UTC'; SET search_path = 'memory.{PRESENTED},{STORE}.main'"
 
-_CELLS = """
-SELECT underlying, expiry, sealed_at IS NOT NULL, format('{:016x}', checksum), rows, coalesce(sealed_at, checked_at)
+_CELLS = f"""
+SELECT underlying, expiry, sealed_at IS NOT NULL, format('{{{{:016x}}}}', checksum), rows,
+    coalesce(sealed_at, checked_at)
 FROM (
     SELECT underlying, expiry, sum(candles)::BIGINT AS rows, max(checked_at) AS checked_at
-    FROM contract_status GROUP BY ALL HAVING sum(candles) > 0
-) LEFT JOIN cell_seals USING (underlying, expiry)
+    FROM {STORE}.main.contract_status {{at}} GROUP BY ALL HAVING sum(candles) > 0
+) LEFT JOIN {STORE}.main.cell_seals {{at}} USING (underlying, expiry)
 WHERE ($underlying IS NULL OR underlying = $underlying) AND ($expiry::DATE IS NULL OR expiry = $expiry)
 ORDER BY underlying, expiry
-"""
+"""  # noqa: S608 -- our own name
 
 _DAYS = "SELECT DISTINCT expiry FROM chain_metrics WHERE underlying = $underlying AND forward IS NOT NULL ORDER BY ALL"
 
@@ -65,25 +66,31 @@ class LakeRoom:
             (number,) = cursor.execute(f"FROM ducklake_current_snapshot('{STORE}')").fetchone() or (0,)
         return int(number)
 
-    def versions(self, underlying: str | None, expiry: date | None) -> list[Version]:
-        """Return the candles of cells as they are and, of one cell, as they were whenever it was finished."""
+    def versions(self, underlying: str | None, expiry: date | None) -> Iterator[Version]:
+        """Yield the candles of cells as they are and, of one cell, as they were whenever it was finished."""
         with self._cursor() as cursor:
             found = _versions(cursor, underlying, expiry)
-            if underlying is None or expiry is None:
-                return found
-            written = {snapshot.version: snapshot.number for snapshot in listed(cursor, underlying, expiry)}
-        for version in {None, *(one.version for one in found)}:
-            written.pop(version, None)
-        for number in written.values():
-            with self._warehouse.at(number).reading() as connection:
-                past = _versions(connection, underlying, expiry)
-            found += (replace(one, source=number, current=False) for one in past)
-        return found
+        yield from found
+        if underlying is None or expiry is None:
+            return
+        known = {None, *(one.version for one in found)}
+        with self._cursor() as cursor:
+            history = listed(cursor, underlying, expiry)
+        for snapshot in history:
+            if (version := snapshot.version(underlying, expiry)) in known:
+                continue
+            known.add(version)
+            with self._cursor() as cursor:
+                past = _versions(cursor, underlying, expiry, f"AT (VERSION => {snapshot.number:d})")
+            yield from (replace(one, source=snapshot.number, current=False) for one in past)
 
     def candles(self, version: Version) -> Answer:
         """Return all candles of a version, by contract and time."""
-        room = LakeRoom(self._warehouse.at(version.source)) if isinstance(version.source, int) else self
-        return room.rows("candles", version.underlying, version.expiry)
+        query, bound = _selecting("candles", version.underlying, version.expiry)
+        if not isinstance(version.source, int):
+            return self.ask(query, bound)
+        with self._warehouse.at(version.source).reading() as connection:
+            return Answer(connection.execute(query, bound).to_arrow_table())
 
     def days_with_forward(self, underlying: str) -> list[date]:
         """Return the expiries that can say what the spot was, ascending."""
@@ -92,10 +99,7 @@ class LakeRoom:
 
     def rows(self, table: str, underlying: str, expiry: date | None) -> Answer:
         """Return a table's rows of an underlying or of a cell, in its order."""
-        columns = "* EXCLUDE (minute)" if table == "candles" else "*"
-        query = f"""SELECT {columns} FROM {table}
-        WHERE underlying = $underlying AND ($expiry::DATE IS NULL OR expiry = $expiry) ORDER BY {ORDER[table]}"""  # noqa: S608 -- our own names
-        return self.ask(query, {"underlying": underlying, "expiry": expiry})
+        return self.ask(*_selecting(table, underlying, expiry))
 
     def ask(
         self,
@@ -120,8 +124,17 @@ class LakeRoom:
             yield cursor
 
 
-def _versions(cursor: duckdb.DuckDBPyConnection, underlying: str | None, expiry: date | None) -> list[Version]:
-    found = cursor.execute(_CELLS, {"underlying": underlying, "expiry": expiry}).fetchall()
+def _selecting(table: str, underlying: str, expiry: date | None) -> tuple[str, dict[str, Any]]:
+    columns = "* EXCLUDE (minute)" if table == "candles" else "*"
+    query = f"""SELECT {columns} FROM {table}
+    WHERE underlying = $underlying AND ($expiry::DATE IS NULL OR expiry = $expiry) ORDER BY {ORDER[table]}"""  # noqa: S608 -- our own names
+    return query, {"underlying": underlying, "expiry": expiry}
+
+
+def _versions(
+    cursor: duckdb.DuckDBPyConnection, underlying: str | None, expiry: date | None, at: str = ""
+) -> list[Version]:
+    found = cursor.execute(_CELLS.format(at=at), {"underlying": underlying, "expiry": expiry}).fetchall()
     return [
         Version(
             symbol,

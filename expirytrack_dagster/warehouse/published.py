@@ -33,7 +33,6 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_rand
 
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse.encryption import load_extension
-from expirytrack_dagster.warehouse.history import last_change
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.room import ORDER
 from expirytrack_dagster.warehouse.versions import Change, candles_version, difference
@@ -207,15 +206,19 @@ def _publish(warehouse: Warehouse, underlying: str | None, expiry: date | None) 
     return changes
 
 
-def publish_candles(warehouse: Warehouse, underlying: str, expiry: date) -> tuple[str | None, Change | None]:
+def publish_candles(
+    warehouse: Warehouse, underlying: str, expiry: date, counted: Change | None
+) -> tuple[str | None, Change | None]:
     """Publish a cell whose candles were written, and return their version and what became of them.
 
-    The version is None for a cell without a state, the change where the candles are those that there were. Raises like
-    `publish`.
+    The version is None for a cell without a state, the change where the candles are those that there were. `counted` is
+    what the write itself has told of a lake, where nothing is published. Raises like `publish`.
     """
     if warehouse.store.file is None:
-        last = last_change(warehouse, underlying, expiry)
-        return last.version, None if last.previous == last.version else last
+        if counted is not None:
+            return counted.version, None if counted.previous == counted.version else counted
+        with warehouse.reading() as connection:
+            return candles_version(connection, {"underlying": underlying, "expiry": expiry}), None
     change = publish(warehouse, underlying, expiry).get((underlying, expiry))
     manifest, place = load(warehouse.published), ("candles", underlying, expiry)
     version = next((file.version for file in manifest.files if file.place == place), None) if manifest else None

@@ -62,6 +62,8 @@ _CONTRACTS = "SELECT DISTINCT underlying, expiry, instrument_key FROM chosen"
 
 _CELLS = "SELECT DISTINCT underlying, expiry FROM chosen ORDER BY ALL"
 
+_OF_OTHER_CELLS = "DELETE FROM chosen WHERE concat(underlying, ' ', expiry) NOT IN (SELECT unnest($named::TEXT[]))"
+
 # A contract's rows are written anew, because they stand side by side in ascending order.
 _RELEASE = (
     f"""
@@ -124,14 +126,21 @@ def chosen(warehouse: Warehouse, selection: Selection) -> pd.DataFrame:
 def review(warehouse: Warehouse, selection: Selection, action: Action, reviewer: str) -> pd.DataFrame:
     """Release or discard the selected rows in one transaction, and return those that were.
 
-    A row with an obstacle is not released: it stays in quarantine.
+    A row with an obstacle is not released: it stays in quarantine, as does one of a cell of which none was there when
+    the review began.
 
     Raises:
         StorageError: a cell is not as it was sealed; nothing was changed.
     """
+    with warehouse.reading() as connection:
+        _choose(connection, selection)
+        named = tuple(connection.execute(_CELLS).fetchall())
+        if not named:
+            return _shown(connection)
 
     def work(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         _choose(connection, selection)
+        connection.execute(_OF_OTHER_CELLS, {"named": [f"{underlying} {expiry}" for underlying, expiry in named]})
         if action == "release":
             connection.execute("DELETE FROM chosen WHERE obstacle IS NOT NULL")
         cells = [
@@ -149,8 +158,7 @@ def review(warehouse: Warehouse, selection: Selection, action: Action, reviewer:
             reseal(connection, cell)
         return _shown(connection)
 
-    about = () if selection.underlying is None else ((selection.underlying, selection.expiry),)
-    return warehouse.write(work, Commit(action, about, tables=("reviews", "contract_status", "cell_seals")))
+    return warehouse.write(work, Commit(action, named, tables=("reviews", "contract_status", "cell_seals")))
 
 
 def _shown(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:

@@ -91,7 +91,7 @@ class Version:
 class Reading(Protocol):
     """What `archive.py` asks of the archive, however that is stored."""
 
-    def versions(self, underlying: str | None, expiry: date | None) -> list[Version]:
+    def versions(self, underlying: str | None, expiry: date | None) -> Iterable[Version]:
         """Return the candles of cells, by underlying and expiry; of one cell first as they are, then as they were."""
 
     def candles(self, version: Version) -> Answer:

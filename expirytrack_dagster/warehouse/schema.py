@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STORE = "store"
 """The name under which a session attaches a store; its bare tables are `main.NAME` in every kind of archive."""
+CATALOGUE = f"__ducklake_metadata_{STORE}"
+"""The name under which DuckLake then attaches the catalogue of a lake."""
 PRESENTED = "presented"
 """The schema of the session that holds the views; names without a schema mean what is in it."""
 SEARCH_PATH = f"SET search_path = 'memory.{PRESENTED},{STORE}.main'"

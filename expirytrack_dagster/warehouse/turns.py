@@ -3,9 +3,10 @@
 Two transactions that both only insert do not conflict in DuckLake, and so a cell that two collectors bring for the
 first time would be there twice. In PostgreSQL each transaction therefore holds advisory locks: its cells for itself,
 their underlyings and the archive in common with others; who names an underlying or the archive as a whole has that for
-itself. They end with the session, whatever becomes of its process. SQLite lets one transaction commit that has seen
-the newest state, and refuses all others, so that its writers stand in one line, at a lock file beside the catalogue.
-Readers pass neither.
+itself. They end with the session, whatever becomes of its process; and since a session may end while the lake's goes
+on, a turn is yielded with what asks, right before the commit, whether it is still held. SQLite lets one transaction
+commit that has seen the newest state, and refuses all others, so that its writers stand in one line, at a lock file
+beside the catalogue. Readers pass neither.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from expirytrack_dagster.errors import DatabaseLocked
-from expirytrack_dagster.warehouse.schema import STORE
+from expirytrack_dagster.warehouse.schema import CATALOGUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from expirytrack_dagster.warehouse.stores import Commit
@@ -31,8 +32,8 @@ _TIMED_OUT = "lock timeout"
 
 
 @contextmanager
-def file_turn(catalogue: Path, patience: float) -> Iterator[None]:
-    """Hold the one turn that there is.
+def file_turn(catalogue: Path, patience: float) -> Iterator[Callable[[], None]]:
+    """Hold the one turn that there is, which nothing can take from this process.
 
     Raises:
         DatabaseLocked: it did not come in so many seconds.
@@ -43,14 +44,16 @@ def file_turn(catalogue: Path, patience: float) -> Iterator[None]:
     except Timeout:
         raise _late(catalogue) from None
     try:
-        yield
+        yield lambda: None
     finally:
         lock.release()
 
 
 @contextmanager
-def server_turn(connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float) -> Iterator[None]:
+def server_turn(connection: duckdb.DuckDBPyConnection, commit: Commit, patience: float) -> Iterator[Callable[[], None]]:
     """Hold the turns that a commit needs, in a transaction of PostgreSQL beside that of the lake.
+
+    Yields what raises `duckdb.Error` when that transaction has ended, and others may have had the same turns since.
 
     Raises:
         DatabaseLocked: they did not come in so many seconds.
@@ -63,7 +66,7 @@ def server_turn(connection: duckdb.DuckDBPyConnection, commit: Commit, patience:
                 left = max(1, round((deadline - time.monotonic()) * 1000))
                 _ask(beside, f"SELECT set_config('lock_timeout', '{left}ms', true)")
                 _ask(beside, f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}({_number(name)})::text")
-            yield
+            yield lambda: _ask(beside, "SELECT 1")
         except duckdb.Error as error:
             if _TIMED_OUT in str(error):
                 raise _late(commit.what) from error
@@ -93,7 +96,7 @@ def _number(name: str) -> int:
 
 def _ask(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
     quoted = statement.replace("'", "''")
-    connection.execute(f"FROM postgres_query('__ducklake_metadata_{STORE}', '{quoted}')").fetchall()
+    connection.execute(f"FROM postgres_query('{CATALOGUE}', '{quoted}')").fetchall()
 
 
 def _late(what: object) -> DatabaseLocked:

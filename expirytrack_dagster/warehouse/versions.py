@@ -34,10 +34,18 @@ class Change:
     changed: int
 
 
+_OF_CELL = "underlying = $underlying AND expiry = $expiry"
+
 _VERSION = f"""
-SELECT format('{{:016x}}', ({HASHES} % {WIDTH})::UBIGINT) FROM candles
-WHERE underlying = $underlying AND expiry = $expiry
+SELECT format('{{:016x}}', ({HASHES} % {WIDTH})::UBIGINT) FROM candles WHERE {_OF_CELL}
 """  # noqa: S608 -- our own constants
+
+_CONTENT = f"""
+SELECT instrument_key, (count(*), sum(hash(minute, open, high, low, close, volume, open_interest)))
+FROM candles WHERE {_OF_CELL} GROUP BY ALL
+"""  # noqa: S608 -- our own constant
+
+_NAMED = f"candles WHERE {_OF_CELL} AND instrument_key IN (SELECT unnest($keys::TEXT[]))"
 
 _DIFFERENCE = """
 WITH before AS (SELECT *, hash(open, high, low, close, volume, open_interest) AS bar FROM {before}),
@@ -72,3 +80,23 @@ def difference(before: str, later: str) -> str:
         later: the same for the later ones.
     """
     return _DIFFERENCE.format(before=before, later=later)
+
+
+def change_between(
+    earlier: duckdb.DuckDBPyConnection, later: duckdb.DuckDBPyConnection, cell: Mapping[str, str | date]
+) -> Change:
+    """Compare a cell as two connections see it: one from before a transaction, and that transaction's own.
+
+    Rows of contracts that differ are held in memory, 100 bytes each.
+    """
+    old, new = (dict(side.execute(_CONTENT, cell).fetchall()) for side in (earlier, later))
+    version, rows = candles_version(later, cell), sum(count for count, _ in new.values())
+    if not old:
+        return Change(version, None, rows, added=rows, removed=0, changed=0)
+    named = {**cell, "keys": [key for key in old | new if old.get(key) != new.get(key)]}
+    later.register("earlier", earlier.execute(f"FROM {_NAMED}", named).to_arrow_table())
+    try:
+        added, removed, changed = later.execute(difference("earlier", _NAMED), named).fetchone() or (0, 0, 0)
+    finally:
+        later.unregister("earlier")  # the session goes on
+    return Change(version, candles_version(earlier, cell), rows, added, removed, changed)

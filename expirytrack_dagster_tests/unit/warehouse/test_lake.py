@@ -14,6 +14,7 @@ from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import psycopg2
 import pytest
 
 from expirytrack_dagster.address import Address
@@ -22,7 +23,7 @@ from expirytrack_dagster.warehouse import migrate, schema
 from expirytrack_dagster.warehouse.cells import write_contracts, write_expiries
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.data_path import DataPath
-from expirytrack_dagster.warehouse.history import last_change, snapshots
+from expirytrack_dagster.warehouse.history import snapshots
 from expirytrack_dagster.warehouse.maintenance import maintain
 from expirytrack_dagster.warehouse.query import answered
 from expirytrack_dagster.warehouse.stores import Commit, store_of
@@ -217,6 +218,28 @@ def test_a_server_that_restarts_loses_nothing(lake: Warehouse, postgres_server: 
     assert count(lake) == 400
 
 
+def test_a_turn_that_is_lost_is_noticed_before_the_commit(lake: Warehouse, postgres: str) -> None:
+    """Somebody else has had it meanwhile, so that the work is done anew, upon what that one has stored."""
+    seen: list[int] = []
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        seen.append((connection.execute("DELETE FROM main.candles").fetchone() or (0,))[0])
+        adding(EXPIRY, "a")(connection)
+        if len(seen) == 1:
+            end_turns(postgres)
+            lake.write(adding(EXPIRY, "a"), CELL)
+
+    lake.write(work, CELL)
+    assert seen == [0, 200]
+    assert count(lake) == 200
+
+
+def end_turns(database: str) -> None:
+    """End the connections that hold turns, as a server does that is told to, or a network that forgets them."""
+    with closing(psycopg2.connect(database)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'")
+
+
 def test_a_failed_transaction_leaves_nothing(lake: Warehouse) -> None:
     """Not a row, and not a snapshot; the work's own error comes out."""
     before = snapshots(lake)
@@ -242,33 +265,6 @@ def test_nothing_can_be_read_off_the_files(lake: Warehouse, new_cell: Callable[[
         assert content.startswith(b"PARE")
         assert not [word for word in (b"NSE_", b"NIFTY", b"Nifty", b"40001", b"instrument_key") if word in content]
         assert "NIFTY" not in str(path.relative_to(tmp_path))
-
-
-def test_the_history_names_cells_and_versions(lake: Warehouse, new_cell: Callable[[], Cell]) -> None:
-    """Which run wrote what; and what the candles of a cell are, were, and how they differ."""
-    write_expiries(lake, "NIFTY", pd.DataFrame({"expiry": [EXPIRY], "underlying_key": "x"}), "run-0")
-    write_contracts(lake, "NIFTY", EXPIRY, chain("a", "b"), "run-1")
-    new_cell().add("a", good=3).add("b", good=2).write(lake, run_id="run-2")
-    first = last_change(lake, "NIFTY", EXPIRY)
-    assert (first.previous, first.rows, first.added, first.removed, first.changed) == (None, 5, 5, 0, 0)
-    again = new_cell()
-    again.folder = again.folder.with_name("again")
-    again.add("a", good=2, price=101.0).write(lake, run_id="run-3")
-    second = last_change(lake, "NIFTY", EXPIRY)
-    assert (second.previous, second.rows, second.added, second.removed, second.changed) == (first.version, 4, 0, 1, 2)
-    history = snapshots(lake, "NIFTY", EXPIRY)
-    assert [(one.what, one.run_id, one.version) for one in history] == [
-        ("candles", "run-3", second.version),
-        ("candles", "run-2", first.version),
-        ("contracts", "run-1", None),
-    ]
-    assert snapshots(lake, "NIFTY")[-1].cells == (("NIFTY", None),)
-    assert [one.what for one in snapshots(lake)[-2:]] == ["schema", "made"]
-    assert snapshots(lake, "NIFT") == []
-    for past in (lake.at(history[1].number), lake.at(history[0].at - timedelta(microseconds=1))):
-        assert count(past) == 5
-    with pytest.raises(StorageError, match=r"read-only|read only"):
-        lake.at(history[1].number).write(adding(EXPIRY, "c"), CELL)
 
 
 def test_maintenance_disturbs_nobody(lake: Warehouse, new_cell: Callable[[], Cell], tmp_path: Path) -> None:
