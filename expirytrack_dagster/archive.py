@@ -254,13 +254,17 @@ def sql(
 
     Raises:
         ConfigurationError: it is no SELECT, or there is no such snapshot.
+        QueryRefused: it names something else than the archive.
         duckdb.Error: the query is wrong.
     """
     import duckdb  # noqa: PLC0415 -- importing this module is cheap
 
+    from expirytrack_dagster.warehouse.reach import require_within  # noqa: PLC0415 -- as above
+
     kinds = [statement.type for statement in duckdb.extract_statements(query)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise ConfigurationError("The archive answers one SELECT at a time, and nothing can be changed from here.")
+    require_within(query)
     days = None if expiry is None else [_day(expiry)]
     past = _instant(snapshot) if isinstance(snapshot, datetime | str) else snapshot
     return _home(home, past).ask(query, dict(parameters or {}), underlying, days)

@@ -217,10 +217,11 @@ class Warehouse:
 
     @contextmanager
     def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the archive for queries that are not our own: nothing but its tables can be reached, nothing be changed.
+        """Open the archive for queries that are not our own, of which none can change anything, or what confines it.
 
-        No file, network, extension or variable of the program is within reach, and no query can change that. Raises
-        like `reading`.
+        DuckDB itself opens no file, network or extension and sees no variable of the program. What is attached, and
+        the functions of loaded extensions, are still there: `reach.py` judges whether a query names them. Raises like
+        `reading`.
         """
         with self.reading() as connection:
             connection.execute("SET allowed_directories = $1", [list(self.store.readable)])

@@ -1,19 +1,19 @@
 """Queries that a person writes, against an archive that they cannot change.
 
-One statement that only reads; the archive is open read-only and confined (`Warehouse.querying`), so that what the
-check of the statement's kind might let through still changes nothing and reaches nothing. How answers are printed is
-up to the command; our own queries are in `reader.py`.
+One statement that only reads and names only the archive (`reach.py`); it is open read-only and confined besides
+(`Warehouse.querying`), so that whatever these might let through still changes nothing. How answers are printed is up to
+the command; our own queries are in `reader.py`.
 """
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import duckdb
 
 from expirytrack_dagster.errors import QueryRefused
+from expirytrack_dagster.warehouse.reach import require_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,6 @@ _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}  # SHOW, 
 _MISTAKES = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException)
 BATCH = 10_000
 """Rows of a batch."""
-
-# What opens SQLite files and servers itself, past DuckDB's own bounds, or looks behind a lake.
-_OUTSIDE = re.compile(r"\b((?:sqlite|postgres|ducklake)_\w+)\s*\(|(__ducklake_metadata_\w+)", re.IGNORECASE)
 
 
 @contextmanager
@@ -46,8 +43,7 @@ def answered(warehouse: Warehouse, sql: str) -> Iterator[pa.RecordBatchReader]:
         if statements[0].type not in _READING:
             kind = str(statements[0].type).rpartition(".")[2]
             raise QueryRefused(f"{kind} is not for reading: the archive is only read here, and nothing was changed.")
-        if found := _OUTSIDE.search(sql):
-            raise QueryRefused(f"{found[1] or found[2]} reaches outside the archive, and only that is read here.")
+        require_within(sql)
         yield connection.execute(statements[0]).to_arrow_reader(BATCH)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from expirytrack_dagster import archive
-from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.errors import ConfigurationError, QueryRefused
 from expirytrack_dagster.sandbox.bars import aggregate
 from expirytrack_dagster.sandbox.synthetic import SyntheticMarket
 from expirytrack_dagster.settings import load_settings
@@ -230,6 +230,15 @@ def test_nothing_can_be_changed(home: Path) -> None:
         with pytest.raises(ConfigurationError, match="one SELECT"):
             archive.sql(statement, home=home)
     assert len(archive.sql("FROM candles LIMIT 1", home=home)) == 1
+
+
+def test_nothing_else_can_be_read(home: Path, tmp_path: Path) -> None:
+    """A query in Python reaches no file either."""
+    (tmp_path / "other.csv").write_text("a\n1\n")
+    other = f"'{tmp_path}/other.csv'"
+    for query in (f"FROM {other}", f"FROM candles WHERE EXISTS (FROM read_text({other}))"):
+        with pytest.raises(QueryRefused):
+            archive.sql(query, home=home)
 
 
 def test_a_version_names_its_rows_for_ever(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ That it holds and answers what any archive does is proved by the tests of the ot
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -298,6 +299,8 @@ def test_a_query_stays_in_the_archive(lake: Warehouse, tmp_path: Path) -> None:
     """It reads the lake's tables and files, and neither another file, nor the catalogue, nor a server."""
     lake.write(adding(EXPIRY, "a"), CELL)
     (tmp_path / "other.csv").write_text("a\n1\n")
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as other:
+        other.execute("CREATE TABLE secrets (a TEXT)")
     with answered(lake, "SELECT count(*) AS n FROM candles WHERE ts IS NOT NULL") as answer:
         assert answer.read_all().to_pylist() == [{"n": 200}]
     for sql in (
@@ -305,6 +308,11 @@ def test_a_query_stays_in_the_archive(lake: Warehouse, tmp_path: Path) -> None:
         "FROM sqlite_scan('other.sqlite', 'a')",
         "FROM postgres_query('__ducklake_metadata_store', 'SELECT 1')",
         "FROM __ducklake_metadata_store.ducklake_data_file",
+        f"""FROM "sqlite_scan"('{tmp_path}/state.sqlite', 'secrets')""",
+        f"FROM sqlite_scan/**/('{tmp_path}/state.sqlite', 'secrets')",
+        f"FROM query('FROM sqlite_' || 'scan(''{tmp_path}/state.sqlite'', ''secrets'')')",
+        "FROM query_table('__ducklake_' || 'metadata_store.ducklake_metadata')",
+        """FROM "postgres_query"('__ducklake_' || 'metadata_store', 'SELECT 1')""",
         "FROM ducklake_expire_snapshots('store', versions => [1])",
         "DELETE FROM main.candles",
     ):
