@@ -33,7 +33,8 @@ NAMES: dict[FileKind, str] = {
 """How the file of each kind is called in a home, where nothing else is said."""
 _SECRET_WORD = re.compile(r"\b((?:ssl)?password)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]*)", re.IGNORECASE)
 _SECRET_USER = re.compile(r"(\w+://[^/?#@:\s]*):[^/?#\s]*@")
-_WORDS = re.compile(r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s']+)\s*)+", re.IGNORECASE)
+_WORD = r"[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s']+)"
+_WORDS = re.compile(rf"\s*{_WORD}(?:\s+{_WORD})*\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,13 @@ def archive_at(settings: Settings, address: Address, data: str | None = None) ->
     there = settings.model_copy(update={"warehouse": address, "data_path": data or settings.data_path})
     if address == settings.address:
         raise ConfigurationError(f"The archive is at {address} already.")
-    if address.is_lake and data_path(there) == data_path(settings):
+    here, data_there = data_path(settings), data_path(there)
+    if here is not None and data_there is not None and here.overlaps(data_there):
         raise ConfigurationError(
-            "Two lakes cannot keep their files in one folder, since each removes what it does not know: name another "
-            "one with --data-path."
+            "Two lakes cannot keep their files in one folder, nor one in that of the other, since each removes what it "
+            "does not know: name another one with --data-path."
         )
     key = None if address.is_lake else archive_key(settings)
-    return Warehouse(store_of(address, key, data_path(there)), lock_timeout=settings.lock_timeout), there
+    return Warehouse(
+        store_of(address, key, data_there, settings.home / "lake"), lock_timeout=settings.lock_timeout
+    ), there

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
 OURS = (
     *(f"{name}*" for name in NAMES.values()),
-    *("lake", "state.sqlite*", "audit.*", "vault.*", "keys", "backup.lock", "backups", "snapshot"),
+    *(
+        "lake",
+        "lake.tmp-*",
+        "published.tmp-*",
+        "state.sqlite*",
+        "audit.*",
+        "vault.*",
+        "keys",
+        "backup.lock",
+        "backups",
+        "snapshot",
+    ),
     *("cache", "staging", "reports", "dagster", "logs", "published", "parquet_archive"),
     *("expirytrack.toml", "workspace.yaml"),
 )

@@ -339,7 +339,7 @@ def open_warehouse(
                 f"EXPIRYTRACK_WAREHOUSE to {other}, or EXPIRYTRACK_HOME to another folder."
             )
     return Warehouse(
-        store_of(settings.address, archive_key(settings), data_path(settings)),
+        store_of(settings.address, archive_key(settings), data_path(settings), settings.home / "lake"),
         lock_timeout=settings.lock_timeout if patience is None else patience,
         settings=engine,
         published=settings.published,

@@ -17,8 +17,9 @@ import duckdb
 
 from expirytrack_dagster.errors import DiskFull, StorageError
 from expirytrack_dagster.security.private_files import sync_folder
-from expirytrack_dagster.warehouse.encryption import attach, connect, spilling_safely
+from expirytrack_dagster.warehouse.encryption import attach, connect
 from expirytrack_dagster.warehouse.faults import storage_error, translated
+from expirytrack_dagster.warehouse.spilling import spilling_safely
 from expirytrack_dagster.warehouse.sums import sums_of
 
 if TYPE_CHECKING:

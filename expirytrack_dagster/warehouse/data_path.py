@@ -43,6 +43,10 @@ class DataPath:
     place: str
     access: Access | None = None
 
+    def overlaps(self, other: DataPath) -> bool:
+        """Say whether one lies in the other, or both are the same."""
+        return self.place.startswith(other.place) or other.place.startswith(self.place)
+
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a session with httpfs loaded in; a folder is made where it is missing."""
         for name, value in RETRIES.items():
@@ -64,13 +68,20 @@ def data_path(settings: Settings) -> DataPath | None:
     """Return where the files of this home's lake lie; None where the archive is none.
 
     Raises:
-        ConfigurationError: a variable of the object store is missing or cannot be used.
+        ConfigurationError: a variable of the object store is missing or unfit, or the folder holds the home, in
+            which a lake would remove the files of others.
     """
     if not settings.address.is_lake:
         return None
     place = settings.data_path or str(settings.home / "lake")
     if not place.startswith("s3://"):
-        return DataPath(f"{Path(place).expanduser().absolute()}/")
+        folder, home = Path(place).expanduser().absolute(), settings.home.absolute()
+        if home.resolve().is_relative_to(folder.resolve()):
+            raise ConfigurationError(
+                f"A lake cannot keep its files in {folder}, since it removes what it does not know and the home "
+                f"{home} lies there: name a folder of their own in EXPIRYTRACK_DATA_PATH."
+            )
+        return DataPath(f"{folder}/")
     return DataPath(place.rstrip("/") + "/", _access(insecure=settings.data_path_insecure))
 
 

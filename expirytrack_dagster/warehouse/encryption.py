@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.warehouse.spilling import spilling_of_file, spilling_safely
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def connect(
         ConfigurationError: the extension is not installed.
     """
     if key is None:
-        return duckdb.connect(database, read_only=read_only, config=dict(config))
+        return duckdb.connect(database, read_only=read_only, config={**spilling_of_file(database), **config})
     connection = duckdb.connect(":memory:", config={**spilling_safely(database), **config})
     try:
         attach(connection, database, key, name=database.stem, read_only=read_only)
@@ -75,11 +76,6 @@ def attach(
         f"ATTACH '{path}' AS {quoted(name)} ({mode}, ENCRYPTION_KEY $key, ENCRYPTION_CIPHER 'GCM')",
         {"key": base64.b64encode(key).decode()},
     )
-
-
-def spilling_safely(database: Path) -> dict[str, str | int]:
-    """Return the settings with which a database in memory spills beside the archive, as a file would, and encrypted."""
-    return {"temp_directory": f"{database}.tmp", "temp_file_encryption": "true"}
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection) -> None:

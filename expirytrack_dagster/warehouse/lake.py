@@ -34,7 +34,8 @@ from expirytrack_dagster.warehouse.schema import (
     tables,
 )
 from expirytrack_dagster.warehouse.sessions import Sessions
-from expirytrack_dagster.warehouse.stores import Commit, committed
+from expirytrack_dagster.warehouse.spilling import spilling_safely
+from expirytrack_dagster.warehouse.stores import Commit, committed, require_kind
 from expirytrack_dagster.warehouse.turns import file_turn, server_turn
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Lake:
 
     address: Address
     data: DataPath
+    spill: Path
     snapshot: int | datetime | None = None
     file: None = None
     key: None = None
@@ -148,7 +150,7 @@ class Lake:
         (_SESSIONS.forget if failed else _SESSIONS.give_back)(connection)
 
     def _connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(":memory:", config={"temp_file_encryption": "true", **config})
+        connection = duckdb.connect(":memory:", config={**spilling_safely(self.spill), **config})
         try:
             self._load(connection)
             self.data.prepare(connection)
@@ -212,19 +214,45 @@ class Lake:
         try:
             self._attach_known(connection, read_only=read_only)
         except duckdb.Error as error:
-            if not read_only or self.snapshot is not None or not _is_missing(error):
+            if self.snapshot is not None or not _is_missing(error):
                 raise
-            self._attach_known(connection, read_only=False)  # makes it
-            connection.execute("SET search_path = 'memory.main'")
-            connection.execute(f"DETACH {STORE}")
-            self._attach_known(connection, read_only=True)
+            self._require_new(connection)
+            self._attach_known(connection, read_only=False, make=True)
+            if read_only:
+                connection.execute("SET search_path = 'memory.main'")
+                connection.execute(f"DETACH {STORE}")
+                self._attach_known(connection, read_only=True)
 
-    def _attach_known(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
+    def _require_new(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Refuse to make a lake of what is there already.
+
+        Raises:
+            ConfigurationError: the catalogue's file has tables of another program, or the folder files of another lake,
+                which maintenance would remove.
+        """
+        if isinstance(self.address.place, Path) and self.address.place.exists():
+            path = str(self.address.place).replace("'", "''")
+            connection.execute(f"ATTACH '{path}' AS other (TYPE sqlite, READ_ONLY)")
+            found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE database_name = 'other' LIMIT 1").fetchone()
+            connection.execute("DETACH other")
+            if found:
+                raise ConfigurationError(
+                    f"{self.address.place} is a SQLite file of another purpose: name a new file in "
+                    "EXPIRYTRACK_WAREHOUSE."
+                )
+        if connection.execute("SELECT 1 FROM glob($1) LIMIT 1", [f"{self.data.place}**/*.parquet"]).fetchone():
+            raise ConfigurationError(
+                f"{self.data.place} holds Parquet files already, and a lake removes what it does not know there: name "
+                "an empty place in EXPIRYTRACK_DATA_PATH."
+            )
+
+    def _attach_known(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, make: bool = False) -> None:
         engine = self.address.kind.removeprefix("ducklake:")
         if isinstance(self.address.place, Path):
             self.address.place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         where, data = (str(one).replace("'", "''") for one in (self.address.place, self.data.place))
         options = ["READ_ONLY" if read_only else "READ_WRITE", f"DATA_PATH '{data}'", "ENCRYPTED"]
+        options.append(f"CREATE_IF_NOT_EXISTS {make}")
         if engine == "sqlite" and not read_only:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000"]
         if isinstance(self.snapshot, datetime):
@@ -239,7 +267,7 @@ class Lake:
         """Say what can be done about a lake that does not open as it is named.
 
         Raises:
-            ConfigurationError: its files are elsewhere, or it has no such snapshot.
+            ConfigurationError: its files are elsewhere, it has no such snapshot, or its catalogue is no SQLite file.
         """
         try:
             yield
@@ -254,6 +282,8 @@ class Lake:
                     f"The archive {self.place} is not kept as it was at {self.snapshot}: 'expirytrack snapshots' lists "
                     "what is."
                 ) from error
+            if isinstance(self.address.place, Path):
+                require_kind(self.address.place, "sqlite")
             raise
 
     def _turn(

@@ -35,6 +35,7 @@ from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse.encryption import load_extension
 from expirytrack_dagster.warehouse.migrate import migrations
 from expirytrack_dagster.warehouse.room import ORDER
+from expirytrack_dagster.warehouse.spilling import spilling, spilling_safely
 from expirytrack_dagster.warehouse.versions import Change, candles_version, difference
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ def _write_empty(connection: duckdb.DuckDBPyConnection, folder: Path, key_id: st
 def _change(folder: Path, old: File | None, new: File, archive_key: bytes | None) -> Change:
     if old is None:
         return Change(str(new.version), None, new.rows, added=new.rows, removed=0, changed=0)
-    with duckdb.connect() as connection:
+    with duckdb.connect(config=(spilling if archive_key is None else spilling_safely)(folder)) as connection:
         if archive_key is not None:
             accept_key(connection, archive_key)
         before, later = (

@@ -229,10 +229,11 @@ class Room:
             accept_key,
             physical_columns,
         )
+        from expirytrack_dagster.warehouse.spilling import spilling, spilling_safely  # noqa: PLC0415
 
-        memory = duckdb.connect()
-        memory.execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
         key = self._warehouse().key
+        memory = duckdb.connect(config=(spilling if key is None else spilling_safely)(self._folder))
+        memory.execute("SET parquet_metadata_cache = true; SET TimeZone = 'UTC'")
         if key is not None:
             accept_key(memory, key)
         migrate(memory, self._folder)

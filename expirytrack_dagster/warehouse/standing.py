@@ -13,6 +13,7 @@ import duckdb
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse.published import READ_ENCRYPTED, accept_key
 from expirytrack_dagster.warehouse.reader import CELLS
+from expirytrack_dagster.warehouse.spilling import spilling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ def published_cells(folder: Path, manifest: Manifest, archive_key: bytes | None)
         StorageError: a published file cannot be read, for one because it is encrypted with another key.
     """
     try:
-        with duckdb.connect() as connection:
+        with duckdb.connect(config=spilling(folder)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET threads = 1")
             if manifest.key_id is not None and archive_key is not None:

@@ -10,8 +10,10 @@ does the same, and is a module of its own (`lake.py`). Locks and the time for wh
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import duckdb
@@ -19,15 +21,15 @@ import duckdb
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import encryption, migrate
 from expirytrack_dagster.warehouse.data_path import DataPath
-from expirytrack_dagster.warehouse.encryption import load, quoted, spilling_safely
+from expirytrack_dagster.warehouse.encryption import load, quoted
 from expirytrack_dagster.warehouse.faults import is_locked
 from expirytrack_dagster.warehouse.schema import STORE, Table, migrated, presenting, tables, viewing
+from expirytrack_dagster.warehouse.spilling import spilling_safely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from datetime import date, datetime
-    from pathlib import Path
 
     from expirytrack_dagster.address import Address
 
@@ -282,13 +284,16 @@ def committed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def store_of(address: Address, key: bytes | None = None, data: DataPath | None = None) -> Store:
+def store_of(
+    address: Address, key: bytes | None = None, data: DataPath | None = None, spill: Path | None = None
+) -> Store:
     """Return the store at an address.
 
     Args:
         address: kind and place.
         key: what a DuckDB file is encrypted with.
         data: where a lake's files lie; `lake` beside the catalogue's file if None.
+        spill: beside what a lake's sessions spill; the catalogue's file if None, or in the system's folder for that.
 
     Raises:
         ConfigurationError: its kind cannot be encrypted.
@@ -298,13 +303,17 @@ def store_of(address: Address, key: bytes | None = None, data: DataPath | None =
     if address.is_lake:
         from expirytrack_dagster.warehouse.lake import Lake  # noqa: PLC0415 -- most archives are none
 
-        return Lake(address, data or DataPath(f"{address.path.parent / 'lake'}"))
+        return Lake(address, data or DataPath(f"{address.path.parent / 'lake'}/"), spill or _elsewhere(address))
     if key is not None:
         raise ConfigurationError(
             f"The archive {address} cannot be encrypted: leave it plain, or set EXPIRYTRACK_WAREHOUSE to a duckdb: "
             "address."
         )
     return SQLiteFile(address.path)
+
+
+def _elsewhere(address: Address) -> Path:
+    return address.place if isinstance(address.place, Path) else Path(tempfile.gettempdir()) / "expirytrack"
 
 
 def _newest() -> int:
@@ -356,11 +365,11 @@ def _explained(database: Path, kind: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         if not is_locked(error):
-            _require_kind(database, kind)
+            require_kind(database, kind)
         raise
 
 
-def _require_kind(database: Path, kind: str) -> None:
+def require_kind(database: Path, kind: str) -> None:
     """Refuse a path that names something else.
 
     Raises:

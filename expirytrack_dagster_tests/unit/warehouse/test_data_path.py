@@ -13,6 +13,7 @@ from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse import data_path
 from expirytrack_dagster.warehouse.cells import write_contracts
 from expirytrack_dagster.warehouse.connection import Warehouse, open_warehouse
+from expirytrack_dagster.warehouse.data_path import DataPath
 from expirytrack_dagster_tests.objects import BUCKET, ObjectStore, object_store
 
 if TYPE_CHECKING:
@@ -132,3 +133,32 @@ def test_plain_http_is_for_who_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert found.access is not None
     assert (found.access.endpoint, found.access.region) == ("http://objects:9000", "ap-south-1")
+
+
+@pytest.mark.parametrize("folder", [".", "..", "home"])
+def test_a_lake_does_not_keep_its_files_around_the_home(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would remove the Parquet files that other parts of the program keep there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPIRYTRACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXPIRYTRACK_WAREHOUSE", "ducklake:sqlite:lake.sqlite")
+    monkeypatch.setenv("EXPIRYTRACK_DATA_PATH", folder)
+    with pytest.raises(ConfigurationError, match="name a folder of their own"):
+        open_warehouse(load_settings())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("s3://b/", "s3://b/lake/", True),
+        ("s3://b/lake/", "s3://b/lake/", True),
+        ("s3://b/lake/", "s3://b/lake-2/", False),
+        ("/srv/lake/", "/srv/", True),
+        ("/srv/a/", "/srv/b/", False),
+    ],
+)
+def test_a_place_in_another_overlaps_it(one: str, other: str, *, overlap: bool) -> None:
+    """Either way round."""
+    assert DataPath(one).overlaps(DataPath(other)) is overlap
+    assert DataPath(other).overlaps(DataPath(one)) is overlap

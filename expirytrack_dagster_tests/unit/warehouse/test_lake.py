@@ -10,10 +10,11 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
+import duckdb
 import pandas as pd
 import psycopg2
 import pytest
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import duckdb
-
     from expirytrack_dagster_tests.postgres import PostgresServer
     from expirytrack_dagster_tests.unit.warehouse.conftest import Cell
 
@@ -46,6 +45,7 @@ MORE_PLACES = dict.fromkeys(
         "test_readers_wait_for_no_writer",
         "test_a_transaction_that_is_overtaken_is_done_again",
         "test_a_query_stays_in_the_archive",
+        "test_what_it_was_is_kept_for_as_long_as_was_said",
     ),
     ("lake",),
 )
@@ -293,6 +293,43 @@ def test_maintenance_disturbs_nobody(lake: Warehouse, new_cell: Callable[[], Cel
     assert maintain(lake, timedelta(0), safe=timedelta(0)).files_removed >= 3
     assert table_sums(lake) == rows
     assert not maintain(lake, timedelta(days=1)).anything
+
+
+def test_what_it_was_is_kept_for_as_long_as_was_said(lake: Warehouse) -> None:
+    """To the second, also on the day itself: at no later time is it anything else, and files go a day after that."""
+    lake.write(adding(EXPIRY, "a"), CELL)
+    between = datetime.now(tz=UTC)
+    lake.write(adding(EXPIRY, "b"), CELL)
+    there = [one.number for one in snapshots(lake)]
+    assert maintain(lake, timedelta(minutes=5)).snapshots_expired == 0
+    assert maintain(lake, datetime.now(tz=UTC) - between).snapshots_expired
+    assert [one.number for one in snapshots(lake) if one.number in there] == there[:2]
+    assert (count(lake.at(between)), count(lake)) == (200, 400)
+    assert maintain(lake, timedelta(0)).files_removed == 0
+    assert maintain(lake, timedelta(0), safe=timedelta(days=-1)).files_removed
+    assert count(lake) == 400
+
+
+def test_two_lakes_do_not_share_a_folder(lake: Warehouse, tmp_path: Path) -> None:
+    """Each would remove the files of the other as left behind."""
+    lake.write(adding(EXPIRY, "a"), CELL)
+    second = Warehouse(store_of(Address("ducklake:sqlite", tmp_path / "second.sqlite"), data=lake.store.data))  # type: ignore[attr-defined]
+    for use in (count, lambda warehouse: warehouse.write(adding(EXPIRY, "a"), CELL)):
+        with pytest.raises(ConfigurationError, match="holds Parquet files already"):
+            use(second)
+
+
+def test_another_programs_file_is_not_made_a_lake(tmp_path: Path) -> None:
+    """It stays as it is, and a sentence says what it is."""
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as other:
+        other.execute("CREATE TABLE requests (a TEXT)")
+    with pytest.raises(ConfigurationError, match="of another purpose"):
+        count(Warehouse(store_of(Address("ducklake:sqlite", tmp_path / "state.sqlite"))))
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("requests",)]
+    duckdb.connect(str(tmp_path / "file.duckdb")).close()
+    with pytest.raises(ConfigurationError, match="is a DuckDB file, not"):
+        count(Warehouse(store_of(Address("ducklake:sqlite", tmp_path / "file.duckdb"))))
 
 
 def test_a_query_stays_in_the_archive(lake: Warehouse, tmp_path: Path) -> None:
