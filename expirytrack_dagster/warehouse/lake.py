@@ -141,7 +141,7 @@ class Lake:
     def connect(self, *, read_only: bool, config: Mapping[str, str | int]) -> duckdb.DuckDBPyConnection:
         """Attach the lake to a database in memory; one that is not there yet is made."""
         key = (self, read_only, _newest(), *sorted(config.items()))
-        connection = _SESSIONS.take(key, lambda: self._connect(read_only=read_only, config=config))
+        connection = _SESSIONS.take(key, config, lambda: self._connect(read_only=read_only, config=config))
         connection.execute(f"SET search_path = 'memory.main,{STORE}.main'")
         return connection
 

@@ -5,7 +5,6 @@ That every row is right is `verify.py`'s to prove, which reads them all.
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,9 +37,12 @@ def soundness(warehouse: Warehouse) -> Soundness:
     """
     with warehouse.alone():
         try:
-            opened = warehouse.store.connect(read_only=True, config={"threads": 1})
-            with closing(opened) as connection:
-                counted = connection.execute(_COUNTED).fetchone()
+            opened, failed = warehouse.store.connect(read_only=True, config={"threads": 1}), True
+            try:
+                counted = opened.execute(_COUNTED).fetchone()
+                failed = False
+            finally:
+                warehouse.store.close(opened, failed=failed)
         except duckdb.Error as error:
             if is_locked(error):
                 raise locked(warehouse.store.place, error) from error
