@@ -23,7 +23,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from expirytrack_dagster.errors import ConfigurationError
+from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.ist import IST
 from expirytrack_dagster.warehouse.room import Answer, Reading, Version, room_of
 
@@ -267,7 +267,12 @@ def sql(
     require_within(query)
     days = None if expiry is None else [_day(expiry)]
     past = _instant(snapshot) if isinstance(snapshot, datetime | str) else snapshot
-    return _home(home, past).ask(query, dict(parameters or {}), underlying, days)
+    try:
+        return _home(home, past).ask(query, dict(parameters or {}), underlying, days)
+    except StorageError as error:
+        if isinstance(error.__cause__, duckdb.ProgrammingError | duckdb.DataError | duckdb.NotSupportedError):
+            raise error.__cause__ from None  # a mistake in the query, and not of the archive
+        raise
 
 
 def describe(table: str, *, home: Home = None) -> Answer:

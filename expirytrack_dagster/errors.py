@@ -41,6 +41,7 @@ missing or unfit and the rest goes on. *Critical*: the run stops at once, and wh
         │   └── UnsafeFile               a secret's file is a link, or others than its owner may use it
         └── StorageError
             ├── DatabaseLocked           held open by another program for too long
+            ├── DatabaseUnreachable      the server of a lake, or what keeps its files, does not answer
             ├── DatabaseCorrupt
             ├── EncryptionMismatch       encrypted, and the settings say plain; or the other way round
             ├── WrongKey                 encrypted with a key that the vault does not hold
@@ -238,6 +239,12 @@ class StorageError(CriticalError):
 
 class DatabaseLocked(StorageError):
     """Another program kept the database open for longer than we wait."""
+
+    retryable = True
+
+
+class DatabaseUnreachable(StorageError):
+    """What keeps a lake's catalogue or its files did not answer for as long as we wait."""
 
     retryable = True
 

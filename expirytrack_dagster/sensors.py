@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from expirytrack_dagster.automation import IN_FLIGHT, REQUESTED_AT, STARTED_BY, obstacle, run_tags
-from expirytrack_dagster.errors import DatabaseLocked, StateBusy, StorageError
+from expirytrack_dagster.errors import DatabaseLocked, DatabaseUnreachable, StateBusy, StorageError
 from expirytrack_dagster.jobs import historical_data_fetch
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
@@ -41,7 +41,7 @@ def collection(
         return dg.SkipReason(reason)
     try:
         chosen = _chosen(context.instance, upstox, warehouse)
-    except (DatabaseLocked, StateBusy) as error:
+    except (DatabaseLocked, DatabaseUnreachable, StateBusy) as error:
         return dg.SkipReason(f"The archive is busy, the next tick looks again: {error}")
     return chosen if isinstance(chosen, dg.SkipReason) else dg.SensorResult(run_requests=chosen)
 

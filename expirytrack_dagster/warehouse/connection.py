@@ -31,7 +31,7 @@ from tenacity import (
 )
 
 from expirytrack_dagster.address import FILE_KINDS, standard
-from expirytrack_dagster.errors import ConfigurationError, StorageError
+from expirytrack_dagster.errors import ConfigurationError, DatabaseUnreachable, StorageError
 from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, overtaken, storage_error, translated
@@ -139,6 +139,7 @@ class Warehouse:
         In a file it is done once. In a lake another transaction may have been first with what this one is based on, or
         a server may be away for a moment: then everything is rolled back and the work is called again from its start,
         with a connection that sees what the other has stored. So it must leave nothing behind but rows.
+        Whoever cannot even connect for `lock_timeout` seconds does not begin again.
 
         Args:
             work: is given the connection, its schema up to date.
@@ -146,6 +147,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: others were in the way for longer than `lock_timeout`; trying again may help.
+            DatabaseUnreachable: a server was away for longer than that; the same.
             EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the archive.
             StorageError: also DatabaseCorrupt and DiskFull; nothing was changed.
@@ -164,9 +166,10 @@ class Warehouse:
         try:
             return retrying(once)
         except StorageError as error:
-            if error.__cause__ is None or not self.store.may_pass(error.__cause__):
+            reason = error.__cause__ or error
+            if isinstance(error, DatabaseUnreachable) or not self.store.may_pass(reason):
                 raise
-            raise overtaken(self.store.place, error.__cause__) from error
+            raise overtaken(self.store.place, reason) from error
 
     @contextmanager
     def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -187,6 +190,7 @@ class Warehouse:
 
         Raises:
             DatabaseLocked: another program kept the file open for longer than `lock_timeout`.
+            DatabaseUnreachable: a server was away for longer than that.
             EncryptionMismatch: the file is encrypted and no key was given, or the other way round.
             SchemaTooNew: a newer version of this program has written the file.
             StorageError: also DatabaseCorrupt and DiskFull.
@@ -196,8 +200,7 @@ class Warehouse:
                 if self.store.is_current(connection):
                     yield connection
                     return
-        with self.writing():
-            pass  # opening it for writing brings the schema up to date
+        self.write(lambda _connection: None)  # which brings the schema up to date
         with self._connected(read_only=True) as connection:
             self.store.is_current(connection)
             yield connection
@@ -308,7 +311,12 @@ class Warehouse:
             reraise=True,
         )
         config = {**(_READING if read_only else _WRITING), **self.settings}
-        return retrying(self.store.connect, read_only=read_only, config=config)
+        try:
+            return retrying(self.store.connect, read_only=read_only, config=config)
+        except duckdb.Error as error:
+            if self.store.may_pass(error):  # it was waited for, so that nobody needs to begin anew
+                raise storage_error(error, self.store.place) from None
+            raise
 
 
 def _prepare(opened: duckdb.DuckDBPyConnection) -> None:

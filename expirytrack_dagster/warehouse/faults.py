@@ -16,6 +16,7 @@ import duckdb
 from expirytrack_dagster.errors import (
     DatabaseCorrupt,
     DatabaseLocked,
+    DatabaseUnreachable,
     DiskFull,
     EncryptionMismatch,
     StorageError,
@@ -40,6 +41,26 @@ _DAMAGED = (
     *("not a valid DuckDB database file", "Corrupt database file", "Computed AES tag differs"),
     *("file is not a database", "database disk image is malformed"),
 )
+# Of PostgreSQL, and of an object store.
+_AWAY = (
+    "server closed the connection unexpectedly",
+    "terminating connection",
+    "the database system is",
+    "Connection refused",
+    "timeout expired",
+    "could not translate host name",
+    "No route to host",
+    "Network is unreachable",
+    "could not receive data from server",
+    "could not send data to server",
+    "no connection to the server",
+    "SSL connection has been closed unexpectedly",
+    "SSL SYSCALL error",
+    "HTTP code 5",
+    "HTTP 5",
+    "Could not connect to server",
+    "Could not establish connection",
+)
 _ENCRYPTED, _PLAIN, _OTHER_KEY = "without a key", "is not encrypted", "Wrong encryption key"
 _COMMIT = "Failed to commit"
 _CUT_OFF = "Could not read enough bytes"
@@ -51,6 +72,11 @@ def is_locked(error: BaseException) -> bool:
     """Say whether the file cannot be opened now because somebody has it open in a way that excludes us."""
     text = str(error)
     return isinstance(error, duckdb.Error) and any(sign in text for sign in (*_LOCKED_ELSEWHERE, *_OPEN_HERE))
+
+
+def is_away(error: BaseException) -> bool:
+    """Say whether a server did not answer, or has broken the connection."""
+    return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in _AWAY)
 
 
 def locked(database: Path | str, error: BaseException | None) -> DatabaseLocked:
@@ -75,8 +101,15 @@ def locked(database: Path | str, error: BaseException | None) -> DatabaseLocked:
 def overtaken(place: Path | str, error: BaseException) -> DatabaseLocked:
     """Return the error for a transaction that was begun anew until patience ended."""
     reason = str(error).strip().splitlines()[-1].rstrip(".")
-    return DatabaseLocked(
-        f"Others were first each time, or a server is away, and nothing was stored in {place} ({reason}): try again."
+    return DatabaseLocked(f"Others were first each time, and nothing was stored in {place} ({reason}): try again.")
+
+
+def _unreachable(place: Path | str, text: str) -> DatabaseUnreachable:
+    line = next(line for line in text.splitlines() if any(sign in line for sign in _AWAY))
+    reason = line.rpartition('": ')[2].strip().rstrip(".")  # before it, libpq and DuckDB name the address once more
+    return DatabaseUnreachable(
+        f"The archive {place} does not answer, and nothing was changed ({reason}): see that its server runs and can be "
+        "reached, then try again."
     )
 
 
@@ -87,10 +120,8 @@ def storage_error(error: Exception, database: Path | str) -> StorageError:
     lines = text.strip().splitlines() or [""]
     telling = lines[-1] if _COMMIT in lines[0] else lines[0]
     first_line = (error.strerror if isinstance(error, OSError) else None) or telling
-    if is_locked(error):
-        return locked(database, error)
-    if (mismatch := _mismatch(text, database)) is not None:
-        return mismatch
+    if (told := _unusable(error, database) or _mismatch(text, database)) is not None:
+        return told
     if _OTHER_KEY in text:
         return WrongKey(
             f"The database {database} is encrypted with a key that the vault does not use: if a rotation was "
@@ -115,6 +146,12 @@ def storage_error(error: Exception, database: Path | str) -> StorageError:
     )
 
 
+def _unusable(error: Exception, database: Path | str) -> StorageError | None:
+    if is_locked(error):
+        return locked(database, error)
+    return _unreachable(database, str(error)) if is_away(error) else None
+
+
 def _mismatch(text: str, database: Path | str) -> EncryptionMismatch | None:
     if _ENCRYPTED in text:
         return EncryptionMismatch(
@@ -135,6 +172,7 @@ def translated(database: Path | str) -> Iterator[None]:
 
     Raises:
         DatabaseLocked: another program has the file open.
+        DatabaseUnreachable: a server does not answer.
         DatabaseCorrupt: the file is damaged.
         EncryptionMismatch: the file is encrypted and was opened without its key, or the other way round.
         WrongKey: it is encrypted with another key.

@@ -23,6 +23,7 @@ import msgspec
 from expirytrack_dagster.errors import ConfigurationError
 from expirytrack_dagster.warehouse import migrate
 from expirytrack_dagster.warehouse.encryption import load, load_extension, quoted
+from expirytrack_dagster.warehouse.faults import is_away
 from expirytrack_dagster.warehouse.schema import (
     PRESENTED,
     SEARCH_PATH,
@@ -53,8 +54,8 @@ _OPTIONS = {"parquet_compression": "zstd", "parquet_version": "2", "data_inlinin
 # A cell's rows stay in files of their own, so that its next version replaces files and rewrites none.
 _BY_CELL = ("candles", "option_chain", "implied_volatility", "chain_metrics")
 
-# What DuckLake and the engines of its catalogue say when a transaction came second, or its server was away. In SQLite
-# every transaction that another one overtakes is refused; in PostgreSQL those that touch the same rows.
+# What DuckLake and the engines of its catalogue say when a transaction came second. In SQLite every transaction that
+# another one overtakes is refused; in PostgreSQL those that touch the same rows.
 _SECOND = (
     "Transaction conflict",
     "database is locked",
@@ -62,21 +63,9 @@ _SECOND = (
     "deadlock detected",
     "duplicate key value violates unique constraint",
     "UNIQUE constraint failed",
-)
-_AWAY = (
-    "server closed the connection unexpectedly",
-    "terminating connection",
-    "the database system is",
-    "Connection refused",
-    "no connection to the server",
     "Current transaction is aborted",  # by what the statement before has met
-    "SSL connection has been closed unexpectedly",
-    "HTTP code 5",
-    "HTTP 5",
-    "Could not connect to server",
-    "Could not establish connection",
+    "Table with name ducklake_inlined_data",  # made by another one since this session has read which there are
 )
-
 
 # The versions of the finished cells of some underlyings.
 _VERSIONS = f"""
@@ -120,12 +109,13 @@ class Lake:
         """Say whether there is a catalogue.
 
         Raises:
+            ConfigurationError: its files are elsewhere.
             duckdb.Error: the server cannot be asked.
         """
         if isinstance(self.address.place, Path):
             return self.address.place.exists()
         try:
-            with closing(duckdb.connect(":memory:")) as connection:
+            with closing(duckdb.connect(":memory:")) as connection, self._explained():
                 self._load(connection)
                 self._attach_known(connection, read_only=True)
         except duckdb.Error as error:
@@ -203,7 +193,7 @@ class Lake:
 
     def may_pass(self, error: BaseException) -> bool:
         """Say whether another transaction was first, or a server was away."""
-        return isinstance(error, duckdb.Error) and any(sign in str(error) for sign in (*_SECOND, *_AWAY))
+        return is_away(error) or (isinstance(error, duckdb.Error) and any(sign in str(error) for sign in _SECOND))
 
     def _load(self, connection: duckdb.DuckDBPyConnection) -> None:
         load_extension(connection)

@@ -62,7 +62,7 @@ class LakeRoom:
         Raises:
             StorageError: the lake cannot be read.
         """
-        with translated(self._warehouse.store.place), self._cursor() as cursor:
+        with self._cursor() as cursor:
             (number,) = cursor.execute(f"FROM ducklake_current_snapshot('{STORE}')").fetchone() or (0,)
         return int(number)
 
@@ -119,7 +119,7 @@ class LakeRoom:
                 self._memory = self._warehouse.stay()
                 self._memory.execute(_DESCRIBED)
             cursor = self._memory.cursor()
-        with closing(cursor):
+        with closing(cursor), translated(self._warehouse.store.place):
             cursor.execute(_SESSION)
             yield cursor
 

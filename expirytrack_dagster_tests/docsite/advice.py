@@ -47,6 +47,8 @@ ADVICE = {
     "UnsafeFile": "Close the file to other users, or remove the link, as the sentence says.",
     "StorageError": "Read the sentence: it names the file.",
     "DatabaseLocked": "Close the program that the sentence names; a notebook or a DuckDB shell holds the archive open.",
+    "DatabaseUnreachable": "See that the server of `EXPIRYTRACK_WAREHOUSE` and the store of `EXPIRYTRACK_DATA_PATH` "
+    "can be reached, then run the command again.",
     "DatabaseCorrupt": "`expirytrack restore` the last backup; what came later is collected again.",
     "EncryptionMismatch": "Set `EXPIRYTRACK_ENCRYPTION` as the archive is, or convert it with "
     "`expirytrack encrypt` or `decrypt`.",

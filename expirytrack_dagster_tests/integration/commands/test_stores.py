@@ -15,6 +15,7 @@ from contextlib import closing
 from datetime import date
 from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 
 from expirytrack_dagster import archive
@@ -232,6 +233,8 @@ def test_a_lake_is_asked_as_it_was(kind: FileKind, run: Command) -> None:
     assert json.loads(run("query", count, "--snapshot", str(before), "--json")[1]) == [{"n": 0}]
     assert json.loads(run("query", count, "--snapshot", found[0]["at"], "--json")[1]) == [{"n": candles}]
     assert archive.sql(count, snapshot=before).df()["n"].tolist() == [0]
+    with pytest.raises(duckdb.BinderException, match="nothing"):
+        archive.sql("SELECT nothing FROM candles")
     assert "is not kept as it was at 99" in run("query", count, "--snapshot", "99")[2]
     assert "candles  NIFTY 2025-08-28" in run("snapshots", "--limit", "1")[1]
     assert run("maintain")[0] == 0

@@ -20,12 +20,20 @@ import psycopg2
 import pytest
 
 from expirytrack_dagster.address import Address
-from expirytrack_dagster.errors import ConfigurationError, DatabaseLocked, QueryRefused, StorageError
-from expirytrack_dagster.warehouse import migrate, schema
+from expirytrack_dagster.errors import (
+    ConfigurationError,
+    DatabaseLocked,
+    DatabaseUnreachable,
+    QueryRefused,
+    StorageError,
+)
+from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.warehouse.cells import write_contracts, write_expiries
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.data_path import DataPath
 from expirytrack_dagster.warehouse.history import snapshots
+from expirytrack_dagster.warehouse.lake import Lake
+from expirytrack_dagster.warehouse.lake_room import LakeRoom
 from expirytrack_dagster.warehouse.maintenance import maintain
 from expirytrack_dagster.warehouse.query import answered
 from expirytrack_dagster.warehouse.stores import Commit, store_of
@@ -96,6 +104,20 @@ def test_several_may_make_it_at_once(warehouse: Warehouse) -> None:
     assert count(warehouse) == 800
     with warehouse.reading() as connection:
         assert connection.execute("SELECT count(*) = max(version) FROM schema_version").fetchone() == (True,)
+
+
+def test_a_first_read_that_meets_another_is_done_again(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the lake, as a write would; what DuckLake says when it finds half of another's is no reason to fail."""
+    met = [duckdb.InvalidInputException("Catalog Error: Table with name ducklake_inlined_data_2_1 does not exist!")]
+    real = Lake.migrate
+
+    def migrate(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+        if met:
+            raise met.pop()
+        real(lake, connection)
+
+    monkeypatch.setattr(Lake, "migrate", migrate)
+    assert count(warehouse) == 0
 
 
 def test_a_missing_package_is_named(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,17 +228,35 @@ def test_a_server_that_restarts_loses_nothing(lake: Warehouse, postgres_server: 
     lake.write(adding(EXPIRY, "a"), CELL)
     lake.lock_timeout = 30.0
     begun: list[int] = []
+    room = LakeRoom(lake)
+    before = room.snapshot()
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         adding(EXPIRY, "b")(connection)
         begun.append(1)
         if len(begun) == 1:
             postgres_server.stop(at_once=True)
+            for ask in (room.snapshot, lambda: room.rows("candles", "NIFTY", EXPIRY)):
+                with pytest.raises(DatabaseUnreachable, match="does not answer"):
+                    ask()
             postgres_server.start()
 
     lake.write(work, CELL)
     assert len(begun) == 2
-    assert count(lake) == 400
+    assert count(lake) == len(room.rows("candles", "NIFTY", EXPIRY)) == 400
+    assert room.snapshot() == before + 1
+
+
+def test_a_server_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    """By readers and writers alike, with the reason in the sentence; whoever calls may try again."""
+    address = Address("ducklake:postgres", f"postgresql://expirytrack@127.0.0.1:{free_port()}/none")
+    away = Warehouse(store_of(address, data=DataPath(f"{tmp_path}/lake/")), lock_timeout=0.6)
+    for use in (lambda: count(away), lambda: away.write(adding(EXPIRY, "a"), CELL)):
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnreachable, match=r"\(connection to .* failed: Connection refused\)") as caught:
+            use()
+        assert caught.value.retryable
+        assert time.monotonic() - began < 3.0  # five times over it would be more
 
 
 def test_a_turn_that_is_lost_is_noticed_before_the_commit(lake: Warehouse, postgres: str) -> None:
@@ -363,57 +403,5 @@ def test_files_are_looked_for_where_they_are(lake: Warehouse, tmp_path: Path) ->
     elsewhere = Warehouse(store_of(lake.store.address, data=DataPath(f"{tmp_path}/elsewhere/")))  # type: ignore[attr-defined]
     with pytest.raises(ConfigurationError, match=rf"keeps its files in {tmp_path}/home/lake/, not in .*DATA_PATH"):
         count(elsewhere)
-
-
-def test_an_older_schema_grows_within_the_lake(
-    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All steps or none, and the rows are those of a file that has grown the same way."""
-    every = migrate.migrations()
-    older = store_of(Address("ducklake:postgres", postgres_server.create("older")), data=DataPath(f"{tmp_path}/older/"))
-    grown = {}
-    for name, archive in (("lake", Warehouse(older)), ("file", Warehouse(tmp_path / "a.duckdb"))):
-        with monkeypatch.context() as patch:
-            known(patch, every[:1])
-            with archive.writing() as connection:
-                for statement in OLD:
-                    connection.execute(statement)
-        if name == "lake":
-            with monkeypatch.context() as patch:
-                broken = migrate.Migration(6, "broken", "CREATE TABLE new (a INTEGER); UPDATE candles SET nothing = 1;")
-                known(patch, (*every, broken))
-                with pytest.raises(StorageError, match="nothing was changed"):
-                    count(archive)
-            with monkeypatch.context() as patch:
-                known(patch, every[:1])
-                with archive.reading() as connection:
-                    assert connection.execute("SELECT count(*), count(ts) FROM candles").fetchall() == [(300, 300)]
-        assert count(archive) == 300
-        with archive.reading() as connection:
-            seal = connection.execute("SELECT candles, checksum, sealed_at IS NOT NULL FROM cell_seals").fetchone()
-        timed = {"schema_version", "cell_seals"}  # when each was done
-        grown[name] = seal, {table: found for table, found in table_sums(archive).items() if table not in timed}
-    assert grown["lake"] == grown["file"]
-
-
-OLD = (
-    "INSERT INTO main.expiries VALUES ('NIFTY', '2025-08-28', 'x', '2025-09-01')",
-    """
-    INSERT INTO main.contracts BY NAME
-    SELECT 'k' AS instrument_key, 'NIFTY' AS underlying, DATE '2025-08-28' AS expiry, 'CE' AS instrument_type
-    """,
-    """
-    INSERT INTO main.candles
-    SELECT 'NIFTY', '2025-08-28', 'k', to_timestamp(range * 60), 1, 1, 1, 1, 1, 1 FROM range(300)
-    """,
-    """
-    INSERT INTO main.contract_status
-    VALUES ('NIFTY', '2025-08-28', 'k', 'complete', 1, 300, 0, 0, NULL, NULL, NULL, NULL, '2025-09-01')
-    """,
-)
-
-
-def known(patch: pytest.MonkeyPatch, steps: tuple[migrate.Migration, ...]) -> None:
-    """Let this program be one that knows these steps."""
-    for module in (migrate, schema):
-        patch.setattr(module, "migrations", lambda: steps)
+    with pytest.raises(ConfigurationError, match="keeps its files in"):
+        elsewhere.exists()
