@@ -8,7 +8,7 @@ from datetime import timedelta
 import dagster as dg
 
 from expirytrack_dagster.automation import obstacle, run_tags
-from expirytrack_dagster.errors import DatabaseLocked, StateBusy
+from expirytrack_dagster.errors import DatabaseLocked, DatabaseUnreachable, StateBusy
 from expirytrack_dagster.jobs import backup, expiry_fetch, historical_data_fetch, maintenance, retention
 from expirytrack_dagster.partitions import cell_key
 from expirytrack_dagster.resources import UpstoxResource, WarehouseResource
@@ -67,7 +67,7 @@ def refresh(
     now = upstox.now()
     try:
         look = outlook(upstox.settings(), warehouse.open(PATIENCE), upstox.ledger(), now, sealed=False)
-    except (DatabaseLocked, StateBusy) as error:
+    except (DatabaseLocked, DatabaseUnreachable, StateBusy) as error:
         return dg.SkipReason(f"The archive is busy, run 'expirytrack collect' or wait for tomorrow: {error}")
     stuck = [cell for cell in look.missing() if cell.waits_for_the_api]
     if not stuck:
