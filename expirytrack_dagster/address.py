@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
-from urllib.parse import unquote
+from typing import Literal, NamedTuple, get_args
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from expirytrack_dagster.errors import ConfigurationError
 
@@ -34,6 +34,8 @@ NAMES: dict[FileKind, str] = {
 _SECRET_WORD = re.compile(r"\b((?:ssl)?password)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]*)", re.IGNORECASE)
 _SECRET_USER = re.compile(r"(\w+://[^/?#@:\s]*):[^/?#\s]*@")
 _WORD = r"[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s']+)"
+_SERVER = re.compile(r"(postgresql(?:\+\w+)?://(?:[^/?#@]*@)?)([^/?#@]*)/*([^?#]*)\??([^#]*)")
+_PORT = 5432
 _WORDS = re.compile(rf"\s*{_WORD}(?:\s+{_WORD})*\s*", re.IGNORECASE)
 
 
@@ -55,6 +57,12 @@ class Address:
             raise ConfigurationError(f"The archive {self} is on a server, not in a file.")
         return self.place
 
+    def is_same(self, other: Address) -> bool:
+        """Say whether both name one archive, as far as that can be seen without opening it; of files, always."""
+        if isinstance(self.place, str) or isinstance(other.place, str):
+            return self == other
+        return self.place.exists() and other.place.exists() and self.place.samefile(other.place)
+
     @property
     def is_lake(self) -> bool:
         """Whether it is a DuckLake."""
@@ -63,6 +71,42 @@ class Address:
     def __str__(self) -> str:
         """Return the form in which the setting is written."""
         return f"{self.kind}:{self.place}"
+
+
+class Server(NamedTuple):
+    """libpq's URL of a database, taken apart: of several hosts, the first one that answers is used."""
+
+    user: str
+    """All that stands before the hosts."""
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...]
+    database: str
+    query: str
+
+    def for_sqlalchemy(self) -> str:
+        """Return the URL with its hosts in the query, where SQLAlchemy takes several, and libpq too."""
+        hosts = urlencode({"host": ",".join(self.hosts), "port": ",".join(map(str, self.ports))}, safe=",")
+        return f"{self.user}/{self.database}?{'&'.join(filter(None, (hosts, self.query)))}"
+
+
+def parse_server(url: str) -> Server:
+    """Take the URL of a database of PostgreSQL apart, which libpq understands with one host, several, or none.
+
+    Raises:
+        ValueError: it is no such URL, names no database, or has a port that cannot be one.
+    """
+    found = _SERVER.fullmatch(url)
+    if found is None or not found[3]:
+        message = "no database is named"
+        raise ValueError(message)
+    user, hosts, database, query = found.groups()
+    parse_qsl(query, strict_parsing=bool(query))
+    each = [urlsplit(f"//{host}") for host in hosts.split(",")]  # one by one: several are no host to urlsplit
+    ports = tuple(_PORT if host.port is None else host.port for host in each)  # what is no number raises
+    if 0 in ports:
+        message = "0 is no port"
+        raise ValueError(message)
+    return Server(user, tuple(unquote(host.hostname or "") for host in each), ports, database, query)
 
 
 def parse_address(text: object) -> object:

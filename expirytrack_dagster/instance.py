@@ -20,6 +20,7 @@ import dagster as dg
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 
+from expirytrack_dagster.address import parse_server
 from expirytrack_dagster.errors import ConfigurationError, StorageError
 from expirytrack_dagster.security.private_files import make_folder
 from expirytrack_dagster.settings import SERVER_DRIVER
@@ -93,7 +94,9 @@ def name_server(settings: Settings) -> None:
                 f"Dagster's records in {settings.dagster_server} need a package: run "
                 "pip install 'expirytrack-dagster[scale]'."
             )
-        os.environ[_SERVER] = settings.dagster_server.replace("postgresql://", f"{SERVER_DRIVER}://", 1)
+        server = parse_server(settings.dagster_server)
+        address = settings.dagster_server if len(server.hosts) == 1 else server.for_sqlalchemy()
+        os.environ[_SERVER] = address.replace("postgresql://", f"{SERVER_DRIVER}://", 1)
 
 
 def _was_shipped(found: bytes) -> bool:

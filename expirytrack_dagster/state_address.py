@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, urlsplit
 
-from expirytrack_dagster.address import without_password
+from expirytrack_dagster.address import parse_server, without_password
 
 SQLITE, POSTGRES = "sqlite:", "postgresql://"
 FORMS = "sqlite:PATH or postgresql://USER@HOST:PORT/DATABASE"
@@ -77,20 +76,8 @@ def _of_server(text: str) -> StateAddress:
         message = "a password does not belong in an address: set PGPASSWORD, or write it into ~/.pgpass"
         raise ValueError(message)
     try:
-        parts = urlsplit(text)
-        parse_qsl(parts.query, strict_parsing=bool(parts.query))
-        for host in parts.netloc.rpartition("@")[2].split(","):  # libpq tries one after the other
-            _check_port(host)
+        parse_server(text)
     except ValueError as error:
         message = f"it cannot be read ({error}): use {POSTGRES}USER@HOST:PORT/DATABASE"
         raise ValueError(message) from None
-    if not parts.path.strip("/"):
-        message = f"it names no database: use {POSTGRES}USER@HOST:PORT/DATABASE"
-        raise ValueError(message)
     return StateAddress("postgresql", text)
-
-
-def _check_port(host: str) -> None:
-    if urlsplit(f"//{host}").port == 0:
-        message = f"port 0 of {host} is none"
-        raise ValueError(message)

@@ -57,7 +57,7 @@ class PostgresServer:
             host: the address on which it listens.
             trusted: from where it believes whoever says to be `USER`.
         """
-        self.host, self.port = host, free_port()
+        self.host, self.port = host, 0  # chosen at the first start, and then kept
         self._data = folder / "data"
         self._bin = programs() or Path()
         self._as: dict[str, Any] = {}
@@ -70,7 +70,18 @@ class PostgresServer:
             file.write(f"host all all {trusted} trust\n")
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers; at the first start, at another port if somebody was faster."""
+        if self.port:
+            self._start()
+            return
+        for _ in range(5):
+            self.port = free_port()
+            with suppress(psycopg2.OperationalError):
+                self._start()
+                return
+        raise RuntimeError((self._data.parent / "server.log").read_text(encoding="utf-8"))
+
+    def _start(self) -> None:
         given = {"listen_addresses": self.host, "port": str(self.port), **_SETTINGS}
         words = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._bin / "postgres"), "-D", str(self._data), *words]
@@ -84,6 +95,7 @@ class PostgresServer:
                 psycopg2.connect(self.url("postgres")).close()
             except psycopg2.OperationalError:
                 if process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
                     raise
                 time.sleep(0.05)
             else:

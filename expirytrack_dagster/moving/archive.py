@@ -128,8 +128,7 @@ def copy_archive(
 
 def contents(warehouse: Warehouse) -> Contents:
     """Read every row of every table once; raises like `Warehouse.reading`."""
-    with warehouse.reading() as connection:
-        connection.begin()
+    with warehouse.moment() as connection:
         return _contents(connection)
 
 
@@ -170,8 +169,7 @@ def _batches(units: Iterable[Unit], held: Contents) -> Iterator[list[Unit]]:
 
 def _copy(source: Warehouse, target: Warehouse, units: list[Unit], found: Contents) -> int:
     """Replace cells of the target, which holds what was found, in one transaction; return how many rows they have."""
-    with source.reading() as read:
-        read.begin()
+    with source.moment() as read:
 
         def work(written: duckdb.DuckDBPyConnection) -> int:
             return sum(_replace(read, written, unit, found.sums(unit)) for unit in units)

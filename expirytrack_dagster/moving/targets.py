@@ -57,7 +57,7 @@ def archive_at(settings: Settings, address: Address, data: str | None = None) ->
             cannot be encrypted.
     """
     there = settings.model_copy(update={"warehouse": address, "data_path": data or settings.data_path})
-    if address == settings.address:
+    if address.is_same(settings.address):
         raise ConfigurationError(f"The archive is at {address} already.")
     here, data_there = data_path(settings), data_path(there)
     if here is not None and data_there is not None and here.overlaps(data_there):

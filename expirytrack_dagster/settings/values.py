@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import SecretStr
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from expirytrack_dagster.address import without_password
+from expirytrack_dagster.address import parse_server, without_password
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -155,11 +155,11 @@ def _address(url: str, *, such_as: str) -> SplitResult:
 def check_server(url: str) -> str:
     """Accept the address of a database of PostgreSQL, postgresql://USER@HOST:PORT/DATABASE, without a password."""
     try:
-        parts = urlsplit(url)
-        fit = parts.port is None or parts.port >= 0  # a port that is no number raises
+        parse_server(url)
+        fit = url.startswith(("postgresql://", f"{SERVER_DRIVER}://"))
     except ValueError:
         fit = False
-    if not fit or parts.scheme not in {"postgresql", SERVER_DRIVER} or not parts.path.strip("/"):
+    if not fit:
         message = "use an address such as postgresql://USER@HOST:5432/DATABASE"
         raise ValueError(message)
     if without_password(url) != url:

@@ -35,6 +35,7 @@ from expirytrack_dagster.errors import ConfigurationError, DatabaseUnreachable, 
 from expirytrack_dagster.warehouse.data_path import data_path
 from expirytrack_dagster.warehouse.encryption import archive_key
 from expirytrack_dagster.warehouse.faults import is_locked, locked, overtaken, storage_error, translated
+from expirytrack_dagster.warehouse.schema import CURRENT_SNAPSHOT
 from expirytrack_dagster.warehouse.stores import Commit, DuckDBFile, Store, store_of
 from expirytrack_dagster.warehouse.transfer import copy_all
 
@@ -217,6 +218,26 @@ class Warehouse:
             self.store.is_current(connection)
             _prepare(connection)
             return connection
+
+    @contextmanager
+    def moment(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the archive for reading, as it is at one moment for the length of the block; raises like `reading`.
+
+        In a lake that is a snapshot by its number: a transaction would do, but where the catalogue is SQLite it sees
+        empty tables once maintenance has merged files in its middle (seen with DuckLake's extension 1.5.5).
+        """
+        if self.store.file is None:
+            with self.reading() as connection:
+                (number,) = connection.execute(CURRENT_SNAPSHOT).fetchone() or (0,)
+            with self.at(int(number)).reading() as connection:
+                yield connection
+            return
+        with self.reading() as connection:
+            connection.begin()
+            try:
+                yield connection
+            finally:
+                connection.rollback()
 
     @contextmanager
     def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:

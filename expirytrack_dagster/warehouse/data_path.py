@@ -44,8 +44,11 @@ class DataPath:
     access: Access | None = None
 
     def overlaps(self, other: DataPath) -> bool:
-        """Say whether one lies in the other, or both are the same."""
-        return self.place.startswith(other.place) or other.place.startswith(self.place)
+        """Say whether one lies in the other, or both are the same, however their folders are written."""
+        one, two = (
+            f"{Path(data.place).resolve().as_posix()}/" if data.access is None else data.place for data in (self, other)
+        )
+        return one.startswith(two) or two.startswith(one)
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a session with httpfs loaded in; a folder is made where it is missing."""

@@ -63,6 +63,7 @@ _SECOND = (
     "deadlock detected",
     "duplicate key value violates unique constraint",
     "UNIQUE constraint failed",
+    'relation "ducklake_metadata" already exists',  # two have made it
     "Current transaction is aborted",  # by what the statement before has met
     "Table with name ducklake_inlined_data",  # made by another one since this session has read which there are
 )

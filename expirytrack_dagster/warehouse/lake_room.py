@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from expirytrack_dagster.warehouse.faults import translated
 from expirytrack_dagster.warehouse.history import listed
 from expirytrack_dagster.warehouse.room import ORDER, Answer, Version
-from expirytrack_dagster.warehouse.schema import PRESENTED, STORE
+from expirytrack_dagster.warehouse.schema import CURRENT_SNAPSHOT, PRESENTED, STORE
 from expirytrack_dagster.warehouse.versions import candles_version
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LakeRoom:
             StorageError: the lake cannot be read.
         """
         with self._cursor() as cursor:
-            (number,) = cursor.execute(f"FROM ducklake_current_snapshot('{STORE}')").fetchone() or (0,)
+            (number,) = cursor.execute(CURRENT_SNAPSHOT).fetchone() or (0,)
         return int(number)
 
     def versions(self, underlying: str | None, expiry: date | None) -> Iterator[Version]:

@@ -30,13 +30,11 @@ VERSIONS = "schema_version"
 
 def copy_all(source: Warehouse, target: Warehouse) -> None:
     """Put all rows, as they are at one moment, into an archive that holds none; raises like `Warehouse.write`."""
-    with source.reading() as read, target.writing() as written:
-        read.begin()
+    with source.moment() as read, target.writing() as written:
         for table in tables(migrations()[-1].version):
             if table.name == VERSIONS:
                 written.execute(f"DELETE FROM main.{VERSIONS}")  # noqa: S608 -- our own name
             copy_rows(read, written, table)
-        read.rollback()
 
 
 def copy_rows(

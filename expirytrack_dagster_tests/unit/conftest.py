@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
+from expirytrack_dagster.address import standard
 from expirytrack_dagster.collect.staging import CellStaging
 from expirytrack_dagster.collect.states import ContractStatus, State, status_frame
 from expirytrack_dagster.warehouse import cells
 from expirytrack_dagster.warehouse.connection import Warehouse
+from expirytrack_dagster.warehouse.stores import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from expirytrack_dagster.address import FileKind
 
 EXPIRY = date(2025, 8, 21)
 EMPTY, UNCOLLECTED = date(2025, 8, 28), date(2025, 9, 4)
@@ -123,6 +127,20 @@ def copied(pristine: Path, tmp_path: Path) -> SmallArchive:
 
 
 @pytest.fixture
-def archive(copied: SmallArchive) -> SmallArchive:
-    """Give the archive that a test may change; a module may have others in its place."""
-    return copied
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
+    """Give the archive that a test may change, in a DuckDB file unless it names another kind of store."""
+    return stored_as(getattr(request, "param", "duckdb"), request, tmp_path)
+
+
+def stored_as(kind: FileKind, request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
+    """Return a small archive in a kind of store."""
+    if kind == "duckdb":
+        copied: SmallArchive = request.getfixturevalue("copied")
+        return copied
+    small = SmallArchive(Warehouse(store_of(standard(kind, tmp_path)), lock_timeout=5.0), tmp_path / "staging")
+    fill(small)
+    return small
+
+
+IN_A_LAKE_TOO = pytest.mark.parametrize("archive", ["duckdb", "ducklake:sqlite"], indirect=True)
+"""What holds in a file is shown to hold in a lake: where rows are changed and removed in ways of their own."""

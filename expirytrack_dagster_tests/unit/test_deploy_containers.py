@@ -110,7 +110,13 @@ COMPOSE: dict[str, Any] = {
 }
 """The parts of the Compose specification that the file uses, no more allowed than they allow."""
 
-_CONTEXT = {"allowPrivilegeEscalation": bool, "capabilities": {"drop": [str]}}
+_CONTEXT = {
+    "runAsNonRoot": bool,
+    "runAsUser": int,
+    "allowPrivilegeEscalation": bool,
+    "capabilities": {"drop": [str]},
+    "seccompProfile": {"type": str},
+}
 _PURGE = {"skipped": int, "success": int, "failure": int}
 _IMAGE = {"repository": str, "tag": str, "pullPolicy": str}
 CHART: dict[str, Any] = {
@@ -160,12 +166,7 @@ CHART: dict[str, Any] = {
                 "includeConfigInLaunchedRuns": {"enabled": bool},
                 "env": [{"name": str, "value": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}],
                 "envSecrets": [{"name": str}],
-                "podSecurityContext": {
-                    "runAsNonRoot": bool,
-                    "runAsUser": int,
-                    "fsGroup": int,
-                    "seccompProfile": {"type": str},
-                },
+                "podSecurityContext": {"fsGroup": int},
                 "securityContext": _CONTEXT,
                 "volumes": [{"name": str, "emptyDir": dict}],
                 "volumeMounts": [{"name": str, "mountPath": str}],
@@ -173,7 +174,8 @@ CHART: dict[str, Any] = {
         ],
     },
 }
-"""Of the keys that version 1.13 of Dagster's chart knows, those in use, each with the type of its value."""
+"""Of the keys that the chart of Dagster 1.13 knows (`values.yaml` and schema in its helm/dagster), those in use, with the
+types of their values."""
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from expirytrack_dagster import instance
-from expirytrack_dagster.instance import prepare
+from expirytrack_dagster.instance import connected, name_server, prepare
+from expirytrack_dagster.servers import free_port
 from expirytrack_dagster.settings import load_settings
 
 SHIPPED = Path(instance.__file__).parents[1] / "dagster.yaml"
@@ -75,3 +78,15 @@ def test_a_changed_one_that_does_not_watch_runs_is_told(configuration: Path, cap
     (sentence,) = caplog.messages
     assert str(configuration) in sentence
     assert "remove the file" in sentence
+
+
+def test_a_server_of_several_hosts_is_one_for_dagster_too(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several, libpq takes the first that answers; SQLAlchemy, which Dagster uses, looks for them elsewhere."""
+    several = postgres.replace("@127.0.0.1", f"@127.0.0.1:{free_port()},127.0.0.1") + "?application_name=desk"
+    monkeypatch.setenv("EXPIRYTRACK_DAGSTER", several)
+    name_server(load_settings())
+    told = str(load_settings().dagster_server)
+    with sqlalchemy.create_engine(told).connect() as session:
+        assert session.exec_driver_sql("SHOW application_name").scalar_one() == "desk"
+    with closing(connected(load_settings())) as beside:
+        assert beside.info.dbname == postgres.rpartition("/")[2]

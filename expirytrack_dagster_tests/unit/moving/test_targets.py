@@ -39,13 +39,27 @@ def test_what_may_be_two_things_is_not_guessed() -> None:
         parse_target("sqlite:a")
 
 
+@pytest.mark.parametrize("spelled", ["x/../archive.duckdb", "link.duckdb"])
+def test_an_archive_is_not_moved_onto_itself(tmp_path: Path, spelled: str) -> None:
+    """However the path of its file is written: nothing would be moved, and both sides be equal."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "archive.duckdb").touch()
+    (tmp_path / "link.duckdb").symlink_to(tmp_path / "archive.duckdb")
+    here, there = (parse_address(f"duckdb:{tmp_path}/{name}") for name in ("archive.duckdb", spelled))
+    assert isinstance(there, Address)
+    with pytest.raises(ConfigurationError, match="already"):
+        archive_at(load_settings(warehouse=here), there)
+
+
 def test_two_lakes_do_not_share_a_folder(tmp_path: Path) -> None:
     """The maintenance of each would remove the files of the other."""
     here, there = (parse_address(f"ducklake:sqlite:{tmp_path}/{name}.sqlite") for name in ("here", "there"))
     assert isinstance(there, Address)
     settings = load_settings(warehouse=here, data_path=str(tmp_path / "files"))
-    with pytest.raises(ConfigurationError, match="--data-path"):
-        archive_at(settings, there)
+    (tmp_path / "link").symlink_to(tmp_path / "files")
+    for shared in (None, f"{tmp_path}/files/below", f"{tmp_path}/link"):
+        with pytest.raises(ConfigurationError, match="--data-path"):
+            archive_at(settings, there, shared)
     assert archive_at(settings, there, str(tmp_path / "others"))[0].store.place == str(there)
 
 

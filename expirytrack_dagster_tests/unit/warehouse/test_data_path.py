@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from expirytrack_dagster.errors import ConfigurationError, DatabaseLocked
+from expirytrack_dagster.errors import ConfigurationError, DatabaseUnreachable
 from expirytrack_dagster.settings import load_settings
 from expirytrack_dagster.warehouse import data_path
 from expirytrack_dagster.warehouse.cells import write_contracts
@@ -83,7 +83,7 @@ def test_whoever_gives_up_asking_begins_again(
     assert count(lake) == [(300, 300)]
     lake.lock_timeout = 0.0
     store.go_away(30)
-    with pytest.raises(DatabaseLocked, match=r"server is away.*: try again") as caught:
+    with pytest.raises(DatabaseUnreachable, match=r"does not answer.*try again") as caught:
         write_contracts(lake, "NIFTY", EXPIRY, LISTED.iloc[:200])
     store.go_away(0)
     assert SECRET not in f"{caught.value!r} {caught.value.__cause__!r}"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from threading import Barrier, Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
@@ -28,6 +28,7 @@ from expirytrack_dagster.errors import (
     StorageError,
 )
 from expirytrack_dagster.servers import free_port
+from expirytrack_dagster.warehouse import transfer
 from expirytrack_dagster.warehouse.cells import write_contracts, write_expiries
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.data_path import DataPath
@@ -53,6 +54,7 @@ MORE_PLACES = dict.fromkeys(
         "test_readers_wait_for_no_writer",
         "test_a_transaction_that_is_overtaken_is_done_again",
         "test_a_query_stays_in_the_archive",
+        "test_a_copy_is_of_one_moment_whatever_is_merged",
         "test_what_it_was_is_kept_for_as_long_as_was_said",
     ),
     ("lake",),
@@ -348,6 +350,28 @@ def test_what_it_was_is_kept_for_as_long_as_was_said(lake: Warehouse) -> None:
     assert maintain(lake, timedelta(0)).files_removed == 0
     assert maintain(lake, timedelta(0), safe=timedelta(days=-1)).files_removed
     assert count(lake) == 400
+
+
+def test_a_copy_is_of_one_moment_whatever_is_merged(
+    lake: Warehouse, tmp_path: Path, new_cell: Callable[[], Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup, in whose middle another cell is written and files are merged."""
+    for number in range(3):
+        new_cell().add(f"k{number}", good=150).write(lake)
+    rows, copied = count(lake), transfer.copy_rows
+
+    def copied_while_others_work(*arguments: Any, **named: Any) -> int:
+        calls.append(1)
+        if len(calls) == 2:
+            lake.write(adding(OTHER, "z"), ANOTHER)
+            maintain(lake, timedelta(days=1))
+        return copied(*arguments, **named)
+
+    calls: list[int] = []
+    monkeypatch.setattr(transfer, "copy_rows", copied_while_others_work)
+    target = Warehouse(tmp_path / "copy.duckdb")
+    transfer.copy_all(lake, target)
+    assert (count(target), count(lake)) == (rows, rows + 200)
 
 
 def test_two_lakes_do_not_share_a_folder(lake: Warehouse, tmp_path: Path) -> None:

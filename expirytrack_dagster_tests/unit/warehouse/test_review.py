@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from expirytrack_dagster.address import standard
 from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.verification import verify_archive
-from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.review import Selection, chosen, review
-from expirytrack_dagster.warehouse.stores import store_of
-from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, fill, keys
+from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, SmallArchive, keys, stored_as
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 A, B, C = keys()
-IN_A_LAKE_TOO = pytest.mark.parametrize("archive", ["duckdb", "sqlite", "lake"], indirect=True)
+IN_A_LAKE_TOO = pytest.mark.parametrize("archive", ["duckdb", "sqlite", "ducklake:sqlite"], indirect=True)
 COUNTS = (
     "SELECT candles, quarantined, discarded, received, last_ts FROM contract_status WHERE instrument_key LIKE '%40001%'"
 )
@@ -28,13 +25,7 @@ EVERYTHING = Selection("NIFTY")
 @pytest.fixture(params=["duckdb", "sqlite"])
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> SmallArchive:
     """Give the small archive in each kind of store: nothing else changes and removes rows in so many ways."""
-    if request.param == "duckdb":
-        copied: SmallArchive = request.getfixturevalue("copied")
-        return copied
-    store = store_of(standard("sqlite" if request.param == "sqlite" else "ducklake:sqlite", tmp_path))
-    small = SmallArchive(Warehouse(store, lock_timeout=5.0), tmp_path / "staging")
-    fill(small)
-    return small
+    return stored_as(request.param, request, tmp_path)
 
 
 def everything(archive: SmallArchive) -> list[object]:

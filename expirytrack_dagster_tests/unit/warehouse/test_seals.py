@@ -15,7 +15,7 @@ from expirytrack_dagster.errors import StorageError
 from expirytrack_dagster.warehouse import cells, reader
 from expirytrack_dagster.warehouse.connection import Warehouse
 from expirytrack_dagster.warehouse.seals import HASHES, WIDTH
-from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, OPEN, UNCOLLECTED, bars, keys, status
+from expirytrack_dagster_tests.unit.conftest import EMPTY, EXPIRY, IN_A_LAKE_TOO, OPEN, UNCOLLECTED, bars, keys, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ def contracts(*names: str) -> pd.DataFrame:
     return pd.DataFrame({"instrument_key": list(names), "instrument_type": "CE"}, dtype="str")
 
 
+@IN_A_LAKE_TOO
 def test_finished_cells_are_sealed_and_shown_so(archive: SmallArchive) -> None:
     """A cell of final contracts and one that lists none are sealed; one that was never asked is not."""
     (full, empty) = archive.rows(SEALS)
@@ -50,6 +51,7 @@ def test_a_cell_that_its_exchange_never_listed_is_not_sealed(archive: SmallArchi
     assert [seal[0] for seal in archive.rows(SEALS)] == [EXPIRY, EMPTY]
 
 
+@IN_A_LAKE_TOO
 def test_an_unfinished_contract_breaks_the_seal_and_a_finished_one_renews_it(archive: SmallArchive) -> None:
     """The seal follows the states in the same transaction, and names the rows as they are now."""
     before = archive.rows(SEALS)[0]
@@ -64,6 +66,7 @@ def test_an_unfinished_contract_breaks_the_seal_and_a_finished_one_renews_it(arc
     assert after[3] != before[3]
 
 
+@IN_A_LAKE_TOO
 def test_a_longer_list_breaks_the_seal_and_a_shorter_one_fits_it(archive: SmallArchive) -> None:
     """A contract more is one that was not asked; a contract that the API withdraws leaves the others final."""
     checksum = archive.rows(SEALS)[0][3]
