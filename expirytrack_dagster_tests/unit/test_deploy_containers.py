@@ -174,8 +174,8 @@ CHART: dict[str, Any] = {
         ],
     },
 }
-"""Of the keys that the chart of Dagster 1.13 knows (`values.yaml` and schema in its helm/dagster), those in use, with the
-types of their values."""
+"""Of the keys that the chart of Dagster 1.13 knows (`values.yaml` and schema in its helm/dagster), those in use, with
+the types of their values."""
 
 
 @pytest.fixture(scope="module")
