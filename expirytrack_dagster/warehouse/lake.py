@@ -207,12 +207,25 @@ class Lake:
         except duckdb.Error as error:
             if self.snapshot is not None or not _is_missing(error):
                 raise
-            self._require_new(connection)
+            try:
+                self._require_new(connection)
+            except ConfigurationError as refused:
+                self._attach_made_meanwhile(connection, refused, read_only=read_only)
+                return
             self._attach_known(connection, read_only=False, make=True)
             if read_only:
                 connection.execute("SET search_path = 'memory.main'")
                 connection.execute(f"DETACH {STORE}")
                 self._attach_known(connection, read_only=True)
+
+    def _attach_made_meanwhile(
+        self, connection: duckdb.DuckDBPyConnection, refused: ConfigurationError, *, read_only: bool
+    ) -> None:
+        """Attach what another process has made since the lake was found missing; if none has, the refusal is right."""
+        try:
+            self._attach_known(connection, read_only=read_only)
+        except duckdb.Error as error:
+            raise (refused if _is_missing(error) else error) from None
 
     def _require_new(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Refuse to make a lake of what is there already.

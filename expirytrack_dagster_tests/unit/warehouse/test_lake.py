@@ -54,6 +54,7 @@ MORE_PLACES = dict.fromkeys(
         "test_readers_wait_for_no_writer",
         "test_a_transaction_that_is_overtaken_is_done_again",
         "test_a_query_stays_in_the_archive",
+        "test_a_lake_that_another_has_just_made_is_opened",
         "test_a_copy_is_of_one_moment_whatever_is_merged",
         "test_what_it_was_is_kept_for_as_long_as_was_said",
     ),
@@ -350,6 +351,20 @@ def test_what_it_was_is_kept_for_as_long_as_was_said(lake: Warehouse) -> None:
     assert maintain(lake, timedelta(0)).files_removed == 0
     assert maintain(lake, timedelta(0), safe=timedelta(days=-1)).files_removed
     assert count(lake) == 400
+
+
+def test_a_lake_that_another_has_just_made_is_opened(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for it and the making, in which its tables and files are not those of a stranger."""
+    others = [Warehouse(warehouse.store, lock_timeout=5.0)]
+    real = Lake._require_new  # noqa: SLF001 -- there is no other way into that moment
+
+    def require_new(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+        if others:
+            others.pop().write(adding(EXPIRY, "a"), CELL)
+        real(lake, connection)
+
+    monkeypatch.setattr(Lake, "_require_new", require_new)
+    assert count(warehouse) == 200
 
 
 def test_a_copy_is_of_one_moment_whatever_is_merged(
