@@ -88,12 +88,12 @@ def _nodes(statement: object) -> Iterator[tuple[Mapping[str, Any], frozenset[str
         if isinstance(node, list):
             left += ((part, local) for part in node)
         elif isinstance(node, dict):
-            if node.get("type") == "RECURSIVE_CTE_NODE":
-                local |= {node["cte_name"].lower()}
             parts = dict(node)
             for expression in parts.pop("cte_map", {"map": []})["map"]:
                 left.append((expression["value"], local))  # it sees those before it
                 local |= {expression["key"].lower()}
+            if node.get("type") == "RECURSIVE_CTE_NODE":  # what is before its UNION does not see it
+                left.append((parts.pop("right"), local | {node["cte_name"].lower()}))
             left += ((part, local) for part in parts.values())
             yield node, local
 

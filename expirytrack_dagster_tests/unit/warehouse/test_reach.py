@@ -25,6 +25,7 @@ HONEST = (
     "SELECT sum(volume) FILTER (volume > 0) OVER w FROM candles WINDOW w AS (ORDER BY ts) QUALIFY rank() OVER w < 5",
     "WITH candles AS (SELECT * FROM candles), n AS (SELECT count(*) AS n FROM candles) FROM n",
     "WITH RECURSIVE days(d) AS (SELECT 1 UNION ALL SELECT d + 1 FROM days WHERE d < 5) SELECT sum(d) FROM days",
+    "WITH RECURSIVE a(n) AS (WITH b AS (SELECT 1 AS n) FROM b UNION ALL SELECT a.n + 1 FROM a, b WHERE a.n < 3) FROM a",
     'WITH "x.parquet" AS (SELECT 1) FROM "x.parquet" UNION ALL SELECT (SELECT 2 FROM "X.Parquet")',
     "SELECT * FROM candles, LATERAL (SELECT unnest([1, 2]) AS n) WHERE volume IN (SELECT max(volume) FROM candles)",
     "SELECT n, i FROM range(3) r(n), generate_series(1, n) s(i), unnest([n]) WITH ORDINALITY, repeat(1, 2)",
@@ -129,6 +130,9 @@ HIDDEN = (
     'WITH a AS (FROM "b.parquet"), "b.parquet" AS (SELECT 1) FROM a',
     'WITH "b.parquet" AS (FROM "b.parquet") FROM "b.parquet"',
     '(WITH "b.parquet" AS (SELECT 1) FROM "b.parquet") UNION ALL FROM "b.parquet"',
+    'WITH RECURSIVE "b.parquet" AS (FROM "b.parquet" UNION ALL FROM "b.parquet") FROM "b.parquet"',
+    'WITH RECURSIVE "b.parquet" AS (SELECT (SELECT a FROM "b.parquet") AS a UNION SELECT 1) FROM "b.parquet"',
+    "WITH RECURSIVE duckdb_databases AS (FROM duckdb_databases UNION ALL FROM duckdb_databases) FROM duckdb_databases",
     "WITH ducklake_data_file AS (SELECT 1) FROM __ducklake_metadata_store.ducklake_data_file",
     # what does more than compute
     "SELECT nextval('a')",
