@@ -35,11 +35,11 @@ def test_the_drawing_is_the_tree() -> None:
 
 
 def test_the_drawing_tells_what_may_be_retried() -> None:
-    """The recoverable branch may be tried again; elsewhere only a locked database, which another program lets go."""
+    """The recoverable branch may be tried again; elsewhere only an archive that is locked or does not answer."""
     retryable = {name for name, cls in CLASSES.items() if cls.retryable}
     assert "retryable" in drawn()["RecoverableError"][1]
     recoverable = {name for name, cls in CLASSES.items() if issubclass(cls, errors.RecoverableError)}
-    assert retryable == recoverable | {"DatabaseLocked"}
+    assert retryable == recoverable | {"DatabaseLocked", "DatabaseUnreachable"}
 
 
 @pytest.mark.parametrize(("name", "cls"), CLASSES.items(), ids=CLASSES)
