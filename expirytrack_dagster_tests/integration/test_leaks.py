@@ -149,7 +149,7 @@ class Watch:
             for process in me.children(recursive=True):
                 with suppress(psutil.Error):
                     self.listed.add(" ".join(process.cmdline()))
-            time.sleep(0.1)  # no program of ours lives for less
+            time.sleep(0.02)
 
 
 def unpacked(value: Any) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ def test_every_cell_is_exact_and_no_reader_sees_half_of_one(postgres: str, tmp_p
         "EXPIRYTRACK_WAREHOUSE": str(address),
         "EXPIRYTRACK_DATA_PATH": data.place,
     }
-    found = soak(environment, writers=3, readers=1, seconds=3.0)
+    found = soak(environment, writers=3, readers=2, seconds=4.0)
     assert prove(found, warehouse, tmp_path / "staging") == []
     assert len({cell for cell, *_ in found.writes}) > 3
     assert [look for look in found.looks if look[1]]
